@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guest RAM: one memfd a VM, one state a frame, checked access, pinning for DMA, and listeners for whoever keeps
+ * host pointers. The private page of a frame lies at a fixed file offset: its gpa below the MMIO gap, its gpa
+ * minus the gap above it, so linear ranges map with one mmap.
+ *
+ * Code tracking. An engine that caches decoded or translated code marks the lines it decoded (mem_code_mark)
+ * before it reads them, remembers mem_code_gen of the frame, and trusts its copy while the generation stands.
+ * Whoever writes guest memory must, after the store, test MEM_F_CODE of the frame and call mem_code_written if it
+ * is set; the functions here do so. Marking runs an expedited membarrier, so a store whose flag test came too
+ * early is visible to the marker's reads: that makes the test after the store sufficient without a fence.
+ */
+#ifndef GAZDA_MEM_MEM_H
+#define GAZDA_MEM_MEM_H
+
+#include "base/err.h"
+#include "base/types.h"
+
+#define MEM_GAP_START 0xC0000000UL /* 3 GiB */
+#define MEM_GAP_END 0x100000000UL  /* 4 GiB */
+
+enum mem_state {
+    MEM_ABSENT = 0, /* reads as zero; no host memory */
+    MEM_PRIVATE,    /* backed by the memfd at its offset */
+    MEM_SHARED,
+    MEM_COMPRESSED,
+    MEM_SWAPPED,
+    MEM_FILE, /* later: leave them through mem_frame_get */
+};
+
+enum { MEM_F_CODE = 1, MEM_F_DIRTY_LOG = 2 };
+
+struct mem;
+
+/*
+ * Somebody who keeps host pointers (an engine's TLB or window). Callbacks run on the thread that changes the page
+ * state, with no mem lock held, and return only when no vCPU uses a pointer to [gpa, gpa+len) any more.
+ */
+struct mem_listener {
+    void (*unmap)(void *arg, gpa_t gpa, uint64_t len);   /* the host page changes or goes away */
+    void (*protect)(void *arg, gpa_t gpa, uint64_t len); /* writes must ask again */
+};
+
+struct mem_stats {
+    uint64_t ram_bytes, private_frames, code_frames, code_writes;
+};
+
+/* ram_bytes is a multiple of 4 KiB, 1 MiB..1 TiB. NULL with e set on failure. */
+struct mem *mem_new(uint64_t ram_bytes, struct err *e);
+void mem_free(struct mem *m);
+uint64_t mem_size(const struct mem *m);
+/* End of RAM below the gap, and end of RAM above it (MEM_GAP_END when there is none). */
+gpa_t mem_low_end(const struct mem *m);
+gpa_t mem_high_end(const struct mem *m);
+bool mem_is_ram(const struct mem *m, gpa_t gpa, uint64_t len);
+
+/* Copies; ABSENT frames read as zero and stay absent. 0 or -EFAULT (some byte is not RAM; nothing was copied). */
+int mem_read(struct mem *m, gpa_t gpa, void *buf, uint64_t len);
+int mem_write(struct mem *m, gpa_t gpa, const void *buf, uint64_t len);
+/* Zero-fills; frames wholly inside become ABSENT again. */
+int mem_zero(struct mem *m, gpa_t gpa, uint64_t len);
+/* Back to power-on: every frame ABSENT. No vCPU runs, nothing is pinned. */
+void mem_reset(struct mem *m);
+
+/*
+ * Pins [gpa, gpa+len) for one DMA and returns its host address; the range must be RAM on one side of the gap.
+ * NULL if not. mem_unpin(written) does the code and dirty bookkeeping for a device that wrote.
+ */
+void *mem_pin(struct mem *m, gpa_t gpa, uint64_t len);
+void mem_unpin(struct mem *m, gpa_t gpa, uint64_t len, bool written);
+
+/* For engines: makes the frame PRIVATE and returns its host address, 0 if not RAM. Valid until unmap is called. */
+hva_t mem_frame_get(struct mem *m, gpa_t gpa);
+/* The frame's MEM_F_* flags, to test after each store through a pointer from mem_frame_get. Never NULL for RAM. */
+const volatile uint8_t *mem_frame_flags(struct mem *m, gpa_t gpa);
+
+/* See the head comment. mark covers [gpa, gpa+len) in 64-byte lines inside one frame. Any vCPU thread. */
+void mem_code_mark(struct mem *m, gpa_t gpa, uint64_t len);
+/* The generation counter of the frame: changes whenever a marked line of it was written. Stable address. */
+const volatile uint32_t *mem_code_gen(struct mem *m, gpa_t gpa);
+/* Tells that [gpa, gpa+len) was written. True if a marked line was hit (the generation moved). */
+bool mem_code_written(struct mem *m, gpa_t gpa, uint64_t len);
+
+int mem_listen(struct mem *m, const struct mem_listener *l, void *arg); /* 0 or -ENOSPC */
+void mem_unlisten(struct mem *m, const struct mem_listener *l, void *arg);
+void mem_get_stats(struct mem *m, struct mem_stats *out);
+
+#endif
