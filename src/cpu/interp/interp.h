@@ -66,6 +66,10 @@ struct interp {
     jmp_buf fault_jmp, exit_jmp;
     struct x86_fault fault;
     const struct uop *cur; /* set by the slow paths: the instruction that faulted or exits */
+    struct {               /* the event that interp_deliver is at; run() clears active when it is entered */
+        bool active;
+        uint8_t vector, kind; /* enum event_kind */
+    } deliv;
     struct {
         unsigned n, pos; /* completed accesses; replay position */
         struct vcpu_exit e[IO_LOG_MAX];
@@ -105,7 +109,14 @@ static inline void interp_retire(struct interp *m, const struct uop *u)
     m->c.rip = interp_next_ip(m, u);
 }
 
-/* ---- leaving an instruction early; none of these returns ---- */
+/*
+ * ---- leaving an instruction early; none of these returns ----
+ *
+ * u may be NULL here and in the memory functions: then c.rip is exact already (event delivery between instructions).
+ * interp_raise leaves c.rip at instruction u and longjmps; the loop in run.c then calls
+ * interp_deliver(m, EVENT_EXCEPTION, m->fault, m->c.rip), also when the fault came out of interp_deliver itself:
+ * deliver keeps book of that in m->deliv and makes #DF or a shutdown of it.
+ */
 
 _Noreturn void interp_raise(struct interp *m, const struct uop *u, struct x86_fault f);
 _Noreturn void interp_raise_vec(struct interp *m, const struct uop *u, unsigned vector, uint32_t error);
@@ -117,6 +128,11 @@ static inline _Noreturn void interp_ud(struct interp *m, const struct uop *u)
 {
     interp_raise_vec(m, u, X86_UD, 0);
 }
+/*
+ * Ends run() with exit `kind`; the caller has filled the rest of v->exit. c.rip becomes the address behind u when
+ * retired, else that of u. Used for HLT, SHUTDOWN, PAUSE.
+ */
+_Noreturn void interp_exit(struct interp *m, const struct uop *u, enum vcpu_exit_kind kind, bool retired);
 /* For what gazda does not have: EXIT_FATAL with a sentence. */
 _Noreturn void interp_fatal(struct interp *m, const struct uop *u, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
@@ -129,12 +145,21 @@ uint64_t interp_io(struct interp *m, const struct uop *u, enum vcpu_exit_kind ki
 /* The accesses so far belong to a committed iteration (REP INS/OUTS, REP MOVS on MMIO). */
 void interp_io_commit(struct interp *m);
 
+/*
+ * The context of the CPU's implicit accesses (descriptor tables, TSS): supervisor rights, and SMAP holds whatever
+ * AC says. TLB_KERNEL entries come from walks with X86_ACC_IMPLICIT, so they are right with SMAP on and off.
+ */
+static inline enum tlb_ctx interp_sys_ctx(const struct interp *m)
+{
+    return m->c.cr4 & X86_CR4_SMAP ? TLB_KERNEL : TLB_KERNEL_AC;
+}
+
 /* ---- linear memory with the rights of the current CPL; see tlb.c for the slow paths ---- */
 
 uint64_t interp_ld_slow(struct interp *m, const struct uop *u, gva_t lin, unsigned size);
 void interp_st_slow(struct interp *m, const struct uop *u, gva_t lin, unsigned size, uint64_t val);
 void interp_code_hit(struct interp *m, gva_t lin, unsigned size, const struct tlb_entry *e);
-/* Any length, any rights (a tlb_ctx), page crossing, MMIO. For the CPU's own accesses use ctx TLB_KERNEL_AC. */
+/* Any length, any rights (a tlb_ctx), page crossing, MMIO. For the CPU's own accesses use interp_sys_ctx. */
 void interp_read(struct interp *m, const struct uop *u, enum tlb_ctx ctx, gva_t lin, void *buf, unsigned len);
 void interp_write(struct interp *m, const struct uop *u, enum tlb_ctx ctx, gva_t lin, const void *buf, unsigned len);
 /* Raises the fault that a write of len bytes would raise, without writing (sets A and D as a write does). */
