@@ -12,6 +12,7 @@ struct x86_phys {
     /* Sets `bits` in the 4- or 8-byte entry if it still equals `old`, atomically; false = it changed, walk again. */
     bool (*set_bits)(void *arg, gpa_t gpa, unsigned len, uint64_t old, uint64_t bits);
     void *arg;
+    uint8_t phys_bits; /* MAXPHYADDR, for the reserved bits of entries; 0 = 52 */
 };
 
 /* What is attempted. USER: at CPL 3. IMPLICIT: a supervisor access by the CPU itself (GDT, TSS ...: AC is ignored). */
@@ -30,7 +31,11 @@ struct x86_xlate {
     bool user, writable /* by this privilege, WP applied */, executable, global, dirty;
 };
 
-/* True: translated, A (and on writes D) set. False: *f holds #PF with the error code and the address. */
+/*
+ * va is canonical (64-bit mode) or below 4 GiB; the caller has checked. Rights in *out are for the privilege of
+ * `access`, so a caller may keep them for later accesses of that privilege.
+ * True: translated, A (and on writes D) set. False: *f holds #PF with the error code and the address.
+ */
 bool x86_walk(const struct cpu_state *c, const struct x86_phys *p, gva_t va, unsigned access, struct x86_xlate *out,
               struct x86_fault *f);
 
