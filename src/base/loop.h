@@ -22,8 +22,10 @@ void loop_stop(struct loop *l);
 struct timer_svc *loop_timers(struct loop *l);
 
 /*
- * Watches fd (not owned) for events; fn runs on the loop thread with the events that are ready. add, update and
- * del may be called from any thread; del waits for a running fn unless called from the loop thread itself.
+ * Watches fd (not owned) for events; fn runs on the loop thread with the events that are ready. NULL when the fd
+ * cannot be watched (a regular file). Any thread; add and del wait for the loop thread unless called on it, so the
+ * caller holds no lock that a callback takes. After del returns fn is not running and will not run. An update that
+ * races with del must be excluded by the caller.
  */
 struct loop_fd *loop_fd_add(struct loop *l, int fd, unsigned events, void (*fn)(void *arg, unsigned events), void *arg);
 void loop_fd_update(struct loop_fd *f, unsigned events);

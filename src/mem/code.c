@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Code tracking: which 64-byte lines of which frames somebody decoded, and a generation for each frame.
+ *
+ * Writer:  store; test flags; if CODE: full fence, read lines; if hit: lines = 0, gen += 1.
+ * Marker:  set flags and lines; barrier; read gen; read the bytes.
+ *
+ * Why it is exact: the marker's first barrier on a frame is a membarrier, which makes every running thread execute a
+ * full fence. A writer whose flag test missed CODE therefore stored before that fence, and the marker reads the new
+ * bytes. A writer that saw CODE fences itself, and either sees the line (and moves the generation after the store, so
+ * what the marker decoded is thrown away) or stored before the marker read. Lines are cleared before the generation
+ * moves: cleared after, a mark made in between would be lost while its generation stands.
+ */
+#include <linux/membarrier.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "mem/internal.h"
+
+static long membarrier(int cmd)
+{
+    return syscall(SYS_membarrier, cmd, 0, 0);
+}
+
+void mem_code_init(struct mem *m)
+{
+    m->expedited = membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED) == 0;
+    if (m->expedited)
+        return;
+    void *p = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    m->barrier_page = p == MAP_FAILED ? NULL : p;
+}
+
+void mem_code_fini(struct mem *m)
+{
+    if (m->barrier_page)
+        munmap(m->barrier_page, PAGE_SIZE);
+}
+
+/* A full fence on every running thread of the process. */
+static void barrier_all(struct mem *m)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (m->expedited && membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0)
+        return;
+    if (membarrier(MEMBARRIER_CMD_GLOBAL) == 0)
+        return;
+    /* Where the sandbox forbids membarrier: taking rights from a touched page interrupts every CPU that has it. */
+    if (m->barrier_page) {
+        mprotect(m->barrier_page, PAGE_SIZE, PROT_READ | PROT_WRITE);
+        *(volatile char *)m->barrier_page = 1;
+        mprotect(m->barrier_page, PAGE_SIZE, PROT_READ);
+    }
+}
+
+static uint64_t line_mask(uint64_t first_off, uint64_t last_off)
+{
+    unsigned a = (unsigned)(first_off & (PAGE_SIZE - 1)) >> 6;
+    unsigned b = (unsigned)(last_off & (PAGE_SIZE - 1)) >> 6;
+    return (~0UL << a) & (~0UL >> (63 - b));
+}
+
+void mem_code_mark(struct mem *m, gpa_t gpa, uint64_t len)
+{
+    uint64_t off;
+    if (!len || !mem_offset(m, gpa, len, &off))
+        return;
+    uint64_t f = off >> PAGE_SHIFT;
+    uint64_t mask = line_mask(off, off + len - 1);
+    if (!(__atomic_load_n(&m->flags[f], __ATOMIC_ACQUIRE) & MEM_F_CODE_READY)) {
+        lock_take(&m->lock);
+        if (!(m->flags[f] & MEM_F_CODE_READY)) {
+            __atomic_fetch_or(&m->flags[f], MEM_F_CODE, __ATOMIC_SEQ_CST);
+            barrier_all(m);
+            __atomic_fetch_or(&m->flags[f], MEM_F_CODE_READY, __ATOMIC_SEQ_CST);
+            __atomic_fetch_add(&m->code_frames, 1, __ATOMIC_RELAXED);
+        }
+        lock_drop(&m->lock);
+    }
+    __atomic_fetch_or(&m->lines[f], mask, __ATOMIC_SEQ_CST);
+}
+
+const volatile uint32_t *mem_code_gen(struct mem *m, gpa_t gpa)
+{
+    uint64_t off;
+    return mem_offset(m, gpa, 1, &off) ? &m->gen[off >> PAGE_SHIFT] : NULL;
+}
+
+bool mem_code_written(struct mem *m, gpa_t gpa, uint64_t len)
+{
+    uint64_t off;
+    bool hit = false;
+    if (!len || !mem_offset(m, gpa, len, &off))
+        return false;
+    for (uint64_t last = off + len - 1; off <= last; off = (off & PAGE_MASK) + PAGE_SIZE) {
+        uint64_t f = off >> PAGE_SHIFT;
+        if (!(__atomic_load_n(&m->flags[f], __ATOMIC_ACQUIRE) & MEM_F_CODE))
+            continue;
+        uint64_t end = last >> PAGE_SHIFT == f ? last : (off | (PAGE_SIZE - 1));
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        if (!(__atomic_load_n(&m->lines[f], __ATOMIC_SEQ_CST) & line_mask(off, end)))
+            continue;
+        __atomic_exchange_n(&m->lines[f], 0, __ATOMIC_SEQ_CST);
+        __atomic_fetch_add(&m->gen[f], 1, __ATOMIC_SEQ_CST);
+        __atomic_fetch_add(&m->code_writes, 1, __ATOMIC_RELAXED);
+        hit = true;
+    }
+    return hit;
+}
+
+void mem_code_reset(struct mem *m)
+{
+    for (uint64_t f = 0; f < m->frames; f++) {
+        if (!(__atomic_load_n(&m->state[f], __ATOMIC_RELAXED)) || !m->flags[f])
+            continue;
+        __atomic_exchange_n(&m->lines[f], 0, __ATOMIC_SEQ_CST);
+        __atomic_fetch_add(&m->gen[f], 1, __ATOMIC_SEQ_CST);
+    }
+}
