@@ -29,8 +29,31 @@ enum x86_form {
     X86_F_MRR /* shld/shrd m, r, cl */,
     X86_F_II,
     X86_F_FAR /* ptr16:16/32 in imm: offset | selector << 32 */,
+    X86_F_IR /* out imm8, al */,
     X86_F_OTHER,
     X86_F_COUNT
+};
+
+/*
+ * What Zydis calls MOV, PUSH, POP, CALL, JMP, RET, MOVSD and CMPSD is several instructions; these get an `op` of their
+ * own. MOV_x_: the number of the segment, control or debug register stands where the register operand does.
+ */
+enum x86_op {
+    X86_OP_FIRST = 2000,                /* above every ZydisMnemonic */
+    X86_OP_MOV_FROM_SEG = X86_OP_FIRST, /* RR, MR (osz 2) */
+    X86_OP_MOV_TO_SEG,                  /* RR, RM */
+    X86_OP_MOV_FROM_CR,                 /* RR: gpr, cr */
+    X86_OP_MOV_TO_CR,                   /* RR: cr, gpr */
+    X86_OP_MOV_FROM_DR,
+    X86_OP_MOV_TO_DR,
+    X86_OP_PUSH_SEG, /* R */
+    X86_OP_POP_SEG,  /* R */
+    X86_OP_CALL_FAR, /* FAR, or M: offset of osz bytes, then the selector */
+    X86_OP_JMP_FAR,  /* likewise */
+    X86_OP_RET_FAR,  /* NONE, I */
+    X86_OP_MOVSD_STR,
+    X86_OP_CMPSD_STR,
+    X86_OP_LAST
 };
 
 enum {
@@ -49,12 +72,18 @@ enum {
  * are X86_REG_ZERO when absent; base is X86_REG_IP for RIP-relative, with disp made relative to the block's start by
  * the engine (decode leaves it relative to the instruction's own first byte). moffs addresses are in imm when they
  * do not fit disp: then base = index = X86_REG_ZERO and form has no immediate. SLOW_EA is set when
- * asz != 8 or the mode is not 64-bit (limits and types are to be checked there).
+ * asz != 8 or the mode is not 64-bit (limits and types are to be checked there), and for the rare 64-bit address that
+ * does not fit disp: a far RIP-relative one, or moffs.
+ *
+ * Vector instructions: base, index, seg, disp, asz describe the memory operand, osz is its size (0: none, or a state
+ * image of over 64 bytes). A VSIB index leaves index = X86_REG_ZERO, and r2 = X86_VSIB | vector register.
  */
+enum { X86_VSIB = 0x80 };
+
 struct x86_insn {
     int64_t imm;
     int32_t disp;
-    uint16_t op;  /* ZydisMnemonic */
+    uint16_t op;  /* ZydisMnemonic or enum x86_op */
     uint8_t len;  /* bytes, 1..15 */
     uint8_t form; /* enum x86_form */
     uint8_t osz;  /* operand size in bytes: 1, 2, 4, 8 (of the first operand; SSE sizes for vector memory operands) */
