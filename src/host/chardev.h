@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A byte stream to the outside (stdio, pty, file, socket) as a guest's serial device or console sees it.
+ *
+ * Nothing here blocks. Output that the outside does not take yet is buffered up to a bound; beyond it write takes
+ * less than it was given and tx_ready is called when there is room again. A back end without a peer (a socket nobody
+ * connected to, a pty nobody opened) takes everything and drops it, so that a guest never hangs on its console.
+ */
+#ifndef GAZDA_HOST_CHARDEV_H
+#define GAZDA_HOST_CHARDEV_H
+
+#include <stddef.h>
+
+struct chardev;
+
+/* The device's side. All are called on the loop thread with no lock held; any but rx and can_rx may be NULL. */
+struct chardev_user {
+    size_t (*can_rx)(void *arg); /* how many bytes rx takes now; 0 = stop reading until chardev_rx_ready */
+    void (*rx)(void *arg, const void *buf, size_t len); /* len <= what can_rx said last */
+    void (*tx_ready)(void *arg);                        /* after a short write: there is room again */
+    void *arg;
+};
+
+/* The back end's side; chardev_* below are the callers. */
+struct chardev_ops {
+    size_t (*write)(struct chardev *ch, const void *buf, size_t len);
+    void (*attach)(struct chardev *ch, const struct chardev_user *user);
+    void (*rx_ready)(struct chardev *ch);
+    void (*free)(struct chardev *ch);
+};
+
+struct chardev {
+    const struct chardev_ops *ops; /* back ends embed this first */
+};
+
+/* Any thread; takes LOCK_CHARDEV, so a device may hold its own lock. Returns how many bytes were taken. */
+static inline size_t chardev_write(struct chardev *ch, const void *buf, size_t len)
+{
+    return ch->ops->write(ch, buf, len);
+}
+
+/* Connects the device, or disconnects it with user == NULL: then no callback runs any more on return. *user is copied.
+ * While nobody is attached nothing is read. Not from a callback, no lock held. */
+static inline void chardev_attach(struct chardev *ch, const struct chardev_user *user)
+{
+    ch->ops->attach(ch, user);
+}
+
+/* "can_rx may be above 0 again." Any thread, a device lock may be held; never calls back before it returns. */
+static inline void chardev_rx_ready(struct chardev *ch)
+{
+    ch->ops->rx_ready(ch);
+}
+
+/* Flushes what can be written at once, restores the terminal, closes. After attach(NULL). ch may be NULL. */
+static inline void chardev_free(struct chardev *ch)
+{
+    if (ch)
+        ch->ops->free(ch);
+}
+
+#endif
