@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT */
+/* Guest memory: ranges and the gap, absent frames, pins, code tracking. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "mem/mem.h"
+
+static void test_sizes(void **st)
+{
+    struct err e = { 0 };
+    (void)st;
+    assert_null(mem_new(4096, &e));
+    assert_true(e.text[0]);
+    assert_null(mem_new((1UL << 20) + 1, &e));
+    assert_null(mem_new(1UL << 41, &e));
+}
+
+static void test_gap(void **st)
+{
+    struct err e = { 0 };
+    struct mem *m = mem_new(4UL << 30, &e);
+    (void)st;
+    assert_non_null(m);
+    assert_int_equal(mem_low_end(m), MEM_GAP_START);
+    assert_int_equal(mem_high_end(m), MEM_GAP_END + (1UL << 30));
+    assert_true(mem_is_ram(m, MEM_GAP_START - 1, 1));
+    assert_false(mem_is_ram(m, MEM_GAP_START - 1, 2));
+    assert_false(mem_is_ram(m, MEM_GAP_END - 1, 1));
+    assert_true(mem_is_ram(m, MEM_GAP_END, 1UL << 30));
+    assert_false(mem_is_ram(m, MEM_GAP_END, (1UL << 30) + 1));
+    assert_false(mem_is_ram(m, MEM_GAP_END + 1, UINT64_MAX));
+    assert_false(mem_is_ram(m, UINT64_MAX, 2));
+    uint32_t v = 0x12345678, r = 0;
+    assert_int_equal(mem_write(m, MEM_GAP_END, &v, 4), 0);
+    assert_int_equal(mem_read(m, MEM_GAP_END, &r, 4), 0);
+    assert_int_equal(r, v);
+    assert_int_equal(mem_read(m, MEM_GAP_START, &r, 4), -14);
+    /* The frame above the gap is not the frame below it. */
+    assert_int_equal(mem_read(m, MEM_GAP_START - 4096, &r, 4), 0);
+    assert_int_equal(r, 0);
+    mem_free(m);
+}
+
+static void test_absent(void **st)
+{
+    struct err e = { 0 };
+    struct mem *m = mem_new(64UL << 20, &e);
+    struct mem_stats s;
+    static char buf[8192];
+    (void)st;
+    memset(buf, 1, sizeof(buf));
+    assert_int_equal(mem_read(m, 0x1800, buf, sizeof(buf)), 0);
+    for (size_t i = 0; i < sizeof(buf); i++)
+        assert_int_equal(buf[i], 0);
+    mem_get_stats(m, &s);
+    assert_int_equal(s.private_frames, 0);
+    memset(buf, 2, sizeof(buf));
+    assert_int_equal(mem_write(m, 0x1800, buf, sizeof(buf)), 0);
+    mem_get_stats(m, &s);
+    assert_int_equal(s.private_frames, 3);
+    assert_int_equal(mem_zero(m, 0x1000, 3 * 4096), 0);
+    mem_get_stats(m, &s);
+    assert_int_equal(s.private_frames, 0);
+    char *p = mem_pin(m, 0x2000, 4096);
+    p[5] = 7;
+    assert_int_equal(mem_zero(m, 0x2000, 4096), 0); /* pinned: zeroed in place */
+    assert_int_equal(p[5], 0);
+    mem_get_stats(m, &s);
+    assert_int_equal(s.private_frames, 1);
+    mem_unpin(m, 0x2000, 4096, true);
+    mem_reset(m);
+    mem_get_stats(m, &s);
+    assert_int_equal(s.private_frames, 0);
+    mem_free(m);
+}
+
+static void test_code(void **st)
+{
+    struct err e = { 0 };
+    struct mem *m = mem_new(16UL << 20, &e);
+    (void)st;
+    uint32_t g = *mem_code_gen(m, 0x5000);
+    mem_code_mark(m, 0x5040, 0x41);
+    assert_true(*mem_frame_flags(m, 0x5fff) & MEM_F_CODE);
+    assert_false(mem_code_written(m, 0x5000, 0x40));
+    assert_false(mem_code_written(m, 0x50c0, 0x1000 - 0xc0));
+    assert_int_equal(*mem_code_gen(m, 0x5000), g);
+    assert_true(mem_code_written(m, 0x4fff, 0x50)); /* spans into it from the frame before */
+    assert_int_equal(*mem_code_gen(m, 0x5000), g + 1);
+    assert_false(mem_code_written(m, 0x5040, 1)); /* the mark is spent */
+    mem_code_mark(m, 0x5080, 1);
+    char c = 0;
+    assert_int_equal(mem_write(m, 0x5080, &c, 1), 0); /* devices count as well */
+    assert_int_equal(*mem_code_gen(m, 0x5000), g + 2);
+    mem_free(m);
+}
+
+/*
+ * The race of code.c: a writer stores and then reports; a marker reads generation and bytes. When the writer is done
+ * and the generation still stands, the marker must have seen the new bytes.
+ */
+struct race {
+    struct mem *m;
+    volatile uint32_t *word;
+    volatile uint32_t go, done;
+};
+
+enum { RACE_ROUNDS = 20000 };
+
+static void *racer(void *arg)
+{
+    struct race *r = arg;
+    const volatile uint8_t *fl = mem_frame_flags(r->m, 0x7000);
+    for (uint32_t i = 1; i <= RACE_ROUNDS; i++) {
+        while (r->go < i)
+            ;
+        *r->word = i;
+        if (*fl)
+            mem_code_written(r->m, 0x7000, 4);
+        __atomic_store_n(&r->done, i, __ATOMIC_SEQ_CST);
+    }
+    return NULL;
+}
+
+static void test_code_race(void **st)
+{
+    struct err e = { 0 };
+    struct race r = { .m = mem_new(16UL << 20, &e) };
+    pthread_t t;
+    (void)st;
+    r.word = (volatile uint32_t *)mem_frame_get(r.m, 0x7000);
+    const volatile uint32_t *gen = mem_code_gen(r.m, 0x7000);
+    pthread_create(&t, NULL, racer, &r);
+    for (uint32_t i = 1; i <= RACE_ROUNDS; i++) {
+        r.go = i;
+        mem_code_mark(r.m, 0x7000, 4);
+        uint32_t g = *gen;
+        uint32_t seen = *r.word;
+        while (__atomic_load_n(&r.done, __ATOMIC_SEQ_CST) < i)
+            ;
+        if (*gen == g)
+            assert_int_equal(seen, i);
+    }
+    pthread_join(t, NULL);
+    mem_free(r.m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sizes), cmocka_unit_test(test_gap),       cmocka_unit_test(test_absent),
+        cmocka_unit_test(test_code),  cmocka_unit_test(test_code_race),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
