@@ -44,10 +44,17 @@ struct tlb_entry {
 };
 
 /* Which rights an access has; each has a TLB of its own, so that changing CPL or AC flushes nothing. */
-enum tlb_ctx { TLB_USER, TLB_KERNEL, TLB_KERNEL_AC /* may touch user pages: AC set, or SMAP off */, TLB_CTXS };
+enum tlb_ctx {
+    TLB_USER,
+    TLB_KERNEL,
+    TLB_KERNEL_AC, /* may touch user pages: AC set, or SMAP off */
+    TLB_USER_AC,   /* CPL 3 with CR0.AM and AC: never filled, so that every access is checked for alignment */
+    TLB_CTXS
+};
 
 enum { IO_LOG_MAX = 16 };
 
+struct block;       /* core.h */
 struct block_cache; /* block.c */
 struct vec_cache;   /* vector*.c */
 
@@ -76,6 +83,33 @@ struct interp {
     } io;
     struct block_cache *blocks;
     struct vec_cache *vec;
+    /* Of block.c, run.c and tlb.c; nobody else looks at these. */
+    struct block *block;      /* that runs */
+    struct block **link_slot; /* a link that wants to be made to the next block */
+    uint64_t insns;           /* retired, with all of `block` already counted */
+    bool left;                /* the block was left before its end; `cur` is the first instruction not done */
+    unsigned todo;            /* at the start of run: TODO_* */
+    bool careful;             /* break points or stepping: one instruction at a time */
+    bool shadow_seen;         /* c.int_shadow was there when the last block began ... */
+    uint64_t shadow_rip;      /* ... at this rip */
+    uint32_t pauses;
+    uint32_t code_epoch[2]; /* user, supervisor: a change drops what is cached by linear pc */
+    bool code_local;        /* a supervisor code page that is not global was used in this epoch */
+    bool code_huge;         /* a code page over 2 MiB was used */
+    uint64_t code_bloom[2][16];
+    struct {
+        unsigned n;
+        uint32_t hits; /* of the instruction that runs, by index */
+        struct {
+            gva_t addr;
+            uint32_t len;
+            bool on_read, on_write;
+            int8_t dr; /* guest debug register, or -1: a debugger's point */
+        } p[4 + DEBUG_POINTS];
+    } watch;
+    _Atomic uint32_t in_run;
+    uint64_t tlb_valid[TLB_CTXS][TLB_SIZE / 64], tlb_local[TLB_CTXS][TLB_SIZE / 64], tlb_large[TLB_CTXS][TLB_SIZE / 64];
+    gpa_t tlb_gpa[TLB_CTXS][TLB_SIZE];
     struct tlb_entry tlbs[TLB_CTXS][TLB_SIZE] __attribute__((aligned(64)));
 };
 
@@ -87,7 +121,7 @@ struct interp {
 #define NEXT_ST(m, u)                                                                                                  \
     do {                                                                                                               \
         if (unlikely((m)->break_block)) {                                                                              \
-            interp_retire((m), (u));                                                                                   \
+            interp_leave((m), (u));                                                                                    \
             return;                                                                                                    \
         }                                                                                                              \
         NEXT(m, u);                                                                                                    \
@@ -103,10 +137,24 @@ static inline uint64_t interp_next_ip(const struct interp *m, const struct uop *
 {
     return (m->c.gpr[X86_REG_IP] + u->i.off + u->i.len) & m->ip_mask;
 }
-/* Leaves the block behind instruction u. */
+/* Leaves the block behind instruction u, which is its last. */
 static inline void interp_retire(struct interp *m, const struct uop *u)
 {
     m->c.rip = interp_next_ip(m, u);
+}
+/* Leaves the block in its middle, behind instruction u; return to the caller afterwards. */
+static inline void interp_leave(struct interp *m, const struct uop *u)
+{
+    m->cur = u + 1;
+    m->left = true;
+    interp_retire(m, u);
+}
+/* Leaves the block before instruction u, which will be restarted (REP between iterations). */
+static inline void interp_leave_before(struct interp *m, const struct uop *u)
+{
+    m->cur = u;
+    m->left = true;
+    m->c.rip = interp_ip(m, u);
 }
 
 /*
@@ -265,6 +313,8 @@ static inline bool interp_cf(const struct interp *m)
 void interp_mode_changed(struct interp *m);
 void interp_tlb_flush(struct interp *m, bool keep_global);
 void interp_tlb_flush_page(struct interp *m, gva_t lin);
+/* After a guest debug register changed. */
+void interp_debug_changed(struct interp *m);
 /* Delivers an exception, interrupt or INT n; longjmps as a further fault does. exception.c */
 enum event_kind { EVENT_EXCEPTION, EVENT_EXTERNAL, EVENT_SOFTWARE /* INT n, INT3, INTO */, EVENT_INT1 };
 void interp_deliver(struct interp *m, enum event_kind kind, struct x86_fault f, uint64_t return_ip);
