@@ -1,9 +1,19 @@
-# gazda: one non-recursive Makefile.  make | make run | make check | make bench | make MODE=rel|dbg|asan|ubsan|tsan
+# SPDX-License-Identifier: MIT
+# gazda: one non-recursive Makefile (other MODEs are built by calling it again).
+#
+#   make                 out/gazda (MODE=dbg|asan|ubsan|tsan: out/MODE/gazda)
+#   make run             boot the appliance; ARGS="--cpus 2" adds options
+#   make check           everything; ends with "N passed, N failed, N skipped"; check-nightly: the long versions
+#   make unit|insn|fuzz|e2e|lint    one part of it, in this MODE
+#   make bench           one table; install, clean, fmt as usual
 MODE ?= rel
 OUT := out
 BIN := $(if $(filter rel,$(MODE)),$(OUT)/gazda,$(OUT)/$(MODE)/gazda)
 OBJ := $(OUT)/obj/$(MODE)
+TESTDIR := $(OUT)/$(MODE)/tests
+PREFIX ?= /usr/local
 
+VERSION := $(shell cat VERSION 2>/dev/null || echo 0)
 CC := gcc
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wframe-larger-than=2048 -Werror
 CFLAGS_rel := -O2 -g
@@ -11,17 +21,50 @@ CFLAGS_dbg := -O0 -g3 -DGAZDA_DEBUG
 CFLAGS_asan := -O1 -g -fsanitize=address -fno-omit-frame-pointer -DGAZDA_DEBUG
 CFLAGS_ubsan := -O1 -g -fsanitize=undefined -fno-sanitize-recover=undefined -DGAZDA_DEBUG
 CFLAGS_tsan := -O1 -g -fsanitize=thread -DGAZDA_DEBUG
-CFLAGS := -std=gnu17 -D_GNU_SOURCE -Isrc $(WARN) $(CFLAGS_$(MODE)) -fno-strict-aliasing -pthread
+ifeq ($(CFLAGS_$(MODE)),)
+$(error MODE is rel, dbg, asan, ubsan or tsan, not "$(MODE)")
+endif
+CFLAGS := -std=gnu17 -D_GNU_SOURCE -DGAZDA_VERSION='"$(VERSION)"' -Isrc $(WARN) $(CFLAGS_$(MODE)) \
+	-fno-strict-aliasing -pthread
 LDLIBS := -lZydis -luv -ljansson -lz -llzma -lzstd -llz4 -lpthread
 
 SRC := $(wildcard src/*/*.c src/*/*/*.c)
 LIBSRC := $(filter-out src/cli/main.c,$(SRC))
 LIBOBJ := $(LIBSRC:%.c=$(OBJ)/%.o)
 LIB := $(OBJ)/libgazda.a
-UNIT := $(patsubst tests/unit/%.c,$(OUT)/$(MODE)/tests/%,$(wildcard tests/unit/test_*.c))
+UNITSRC := $(wildcard tests/unit/test_*.c)
+UNIT := $(UNITSRC:tests/unit/%.c=$(TESTDIR)/%)
+# tests/unit/*.c not called test_* is shared by all unit tests.
+UNITOBJ := $(patsubst %.c,$(OBJ)/%.o,$(filter-out $(UNITSRC),$(wildcard tests/unit/*.c)))
+# One program: every file of tests/insn.
+INSNSRC := $(wildcard tests/insn/*.c)
+INSNOBJ := $(INSNSRC:%.c=$(OBJ)/%.o) $(patsubst %.S,$(OBJ)/%.o,$(wildcard tests/insn/*.S))
+INSN := $(if $(INSNSRC),$(TESTDIR)/insn)
+FUZZSRC := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ := $(FUZZSRC:tests/fuzz/%.c=$(TESTDIR)/%)
 
-.PHONY: all clean unit
+.PHONY: all run unit insn fuzz e2e lint check check-nightly bench fmt install clean tests deps guests
 all: $(BIN)
+
+# --- the packages, and what the objects depend on besides their headers
+
+DEPS := $(OUT)/.deps
+deps: $(DEPS)
+$(DEPS): tools/deps tools/deps.txt
+	@tools/deps
+	@mkdir -p $(@D) && touch $@
+
+# Changes when the compiler or the flags do.
+FLAGS := $(OBJ)/flags
+NOW := $(CC) $(CFLAGS) $(LDLIBS)
+ifneq ($(shell cat $(FLAGS) 2>/dev/null),$(subst ",,$(subst ',,$(NOW))))
+.PHONY: $(FLAGS)
+endif
+$(FLAGS):
+	@mkdir -p $(@D)
+	@echo '$(subst ",,$(subst ',,$(NOW)))' >$@
+
+# --- programs
 
 $(BIN): $(OBJ)/src/cli/main.o $(LIB)
 	@mkdir -p $(@D)
@@ -31,17 +74,72 @@ $(LIB): $(LIBOBJ)
 	@rm -f $@
 	ar rcs $@ $^
 
-$(OBJ)/%.o: %.c
+$(OBJ)/%.o: %.c $(FLAGS) | $(DEPS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+$(OBJ)/%.o: %.S $(FLAGS) | $(DEPS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 
-unit: $(UNIT)
-$(OUT)/$(MODE)/tests/%: $(OBJ)/tests/unit/%.o $(LIB)
+$(UNIT): $(TESTDIR)/%: $(OBJ)/tests/unit/%.o $(UNITOBJ) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
+$(FUZZ): $(TESTDIR)/%: $(OBJ)/tests/fuzz/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+$(TESTDIR)/insn: $(INSNOBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
 
+run: $(BIN)
+	@$(BIN) run $(ARGS)
+
+# --- tests: `make unit` and its like build and run one suite in this MODE
+
+TESTRUN := tools/testrun --out $(OUT)/check
+tests: $(BIN) $(UNIT) $(INSN) $(FUZZ)
+unit: $(UNIT)
+	@$(TESTRUN) unit:$(MODE)
+insn: $(INSN)
+	@$(TESTRUN) insn:$(MODE)
+fuzz: $(BIN) $(FUZZ)
+	@$(TESTRUN) fuzz:$(MODE)
+e2e: $(BIN) guests
+	@$(TESTRUN) e2e:$(MODE)
+lint: $(DEPS)
+	@$(TESTRUN) lint
+
+# The guests that the tests boot. Without a network the tests that need one are skipped and say so.
+guests: $(DEPS)
+	@tools/fetch-kernels || true
+
+MODES := rel asan ubsan
+check check-nightly: $(DEPS) guests
+	@for m in $(MODES); do $(MAKE) --no-print-directory MODE=$$m tests || exit 1; done
+	@$(TESTRUN) $(if $(filter %-nightly,$@),--nightly) lint $(MODES:%=unit:%) $(MODES:%=fuzz:%) insn:rel \
+		e2e:rel e2e:asan e2e:ubsan
+
+bench: $(BIN)
+	@tools/deps bench
+	@bench/run $(ARGS)
+
+# --- the rest
+
+FMTSRC := $(wildcard src/*/*.[ch] src/*/*/*.[ch] tests/*/*.[ch] bench/*.[ch] bench/*/*.[ch])
+fmt:
+	clang-format-14 -i $(FMTSRC)
+
+SHARE := $(DESTDIR)$(PREFIX)/share
+install: $(BIN)
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/gazda
+	install -D -m 644 docs/gazda.1 $(SHARE)/man/man1/gazda.1
+	install -D -m 644 tools/gazda.bash $(SHARE)/bash-completion/completions/gazda
+	for f in build init; do install -D -m 755 guest/appliance/$$f $(SHARE)/gazda/guest/appliance/$$f; done
+	install -D -m 644 guest/appliance/modules.txt $(SHARE)/gazda/guest/appliance/modules.txt
+	for f in debget kmods mkcpio extract-vmlinux; do install -D -m 755 tools/$$f $(SHARE)/gazda/tools/$$f; done
+
 clean:
-	rm -rf $(OUT)
+	rm -rf $(filter-out $(OUT)/cache,$(wildcard $(OUT)/* $(OUT)/.deps))
 
 .SECONDARY:
--include $(SRC:%.c=$(OBJ)/%.d)
+-include $(SRC:%.c=$(OBJ)/%.d) $(patsubst %.c,$(OBJ)/%.d,$(UNITSRC) $(INSNSRC) $(FUZZSRC))

@@ -1,0 +1,1 @@
+#include "bus/bus.h" /* BAD: upward */

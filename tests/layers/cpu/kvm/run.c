@@ -1,0 +1,2 @@
+#include <linux/kvm.h>
+#include "cpu/engine.h"

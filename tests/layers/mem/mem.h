@@ -1,0 +1,1 @@
+/* A fixture of tools/check_layers. */

@@ -1,0 +1,2 @@
+#include "mem/mem.h"
+#include "base/types.h"
