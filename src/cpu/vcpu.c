@@ -41,6 +41,7 @@ struct vcpu_thread {
     _Atomic uint8_t sipi_vector;
     _Atomic bool asleep;
     _Atomic bool wait_sipi;
+    uint64_t tsc_offset; /* as the LAPIC's deadline timer knows it */
     bool halted, nmi_pending, io_open /* an access exited and its instruction has not retired */;
     struct lock lock;
     pthread_cond_t cond; /* sleepers, and whoever waits for `paused` */
@@ -251,6 +252,11 @@ static void handle_exit(struct vcpu_thread *t)
         break;
     case EXIT_HLT:
         t->halted = true;
+        if (t->v.debug.step) { /* the step is done; what HLT waits for may never come */
+            x->kind = EXIT_DEBUG;
+            x->debug.reason = DEBUG_STEP;
+            report(t, x);
+        }
         break;
     case EXIT_PAUSE:
         sched_yield();
@@ -275,6 +281,7 @@ static void take_init(struct vcpu_thread *t)
     t->v.ops->sync(&t->v, SYNC_OUT);
     x86_cpu_init(t->v.cpu);
     t->v.ops->sync(&t->v, SYNC_IN);
+    t->cfg.lapic_init(t->cfg.irq->lapic);
     t->halted = false;
     t->nmi_pending = false;
     t->io_open = false;
@@ -373,6 +380,10 @@ static void *vcpu_main(void *arg)
             t->v.exit.kind = EXIT_FATAL;
             snprintf(t->v.exit.text, sizeof(t->v.exit.text), "engine %s: %s", t->v.ops->name, strerror(-r));
         }
+        if (t->v.cpu->tsc_offset != t->tsc_offset) {
+            t->tsc_offset = t->v.cpu->tsc_offset;
+            t->cfg.tsc_changed(t->cfg.irq->lapic);
+        }
         handle_exit(t);
     }
     return NULL;
@@ -403,7 +414,7 @@ struct vcpu_thread *vcpu_new(const struct vcpu_config *cfg, struct err *e)
         err_set(e, -r, "engine %s cannot make vCPU %u: %s", cfg->engine->name, cfg->id, strerror(-r));
         goto undo_lock;
     }
-    t->v.cpu->tsc_offset = -cfg->clock->tsc0;
+    t->v.cpu->tsc_offset = t->tsc_offset = -cfg->clock->tsc0;
     r = pthread_create(&t->thread, NULL, vcpu_main, t);
     if (r != 0) {
         err_set(e, r, "cannot start the thread of vCPU %u: %s", cfg->id, strerror(r));
@@ -448,7 +459,7 @@ void vcpu_changed(struct vcpu_thread *t)
 void vcpu_reset(struct vcpu_thread *t)
 {
     x86_cpu_reset(t->v.cpu);
-    t->v.cpu->tsc_offset = -t->cfg.clock->tsc0;
+    t->v.cpu->tsc_offset = t->tsc_offset = -t->cfg.clock->tsc0;
     t->v.ops->sync(&t->v, SYNC_IN);
     t->halted = t->nmi_pending = t->io_open = false;
     t->v.inject.kind = INJECT_NONE;

@@ -30,8 +30,10 @@ struct vcpu_config {
     struct bus *bus;
     const struct x86_model *model;
     const struct irq_ctl *irq; /* the vCPU's LAPIC */
-    /* One access to the LAPIC's page, if it answers there (xAPIC mode, at its base): true. */
+    /* Below: arg is irq->lapic. One access to the LAPIC's page, if it answers there (xAPIC mode, at its base): true. */
     bool (*lapic_mmio)(void *lapic, gpa_t gpa, uint64_t *data, unsigned len, bool write);
+    void (*lapic_init)(void *lapic);  /* the vCPU carries out an INIT */
+    void (*tsc_changed)(void *lapic); /* the guest moved its TSC */
     struct pv_clock *clock;
     struct vcpu_events events;
 };

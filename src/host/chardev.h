@@ -11,7 +11,18 @@
 
 #include <stddef.h>
 
+#include "base/err.h"
+
 struct chardev;
+struct loop;
+
+/* What a back end needs of its process. quit: the user asked to leave (escape key of stdio); loop thread, only flags.
+ */
+struct chardev_env {
+    struct loop *loop;
+    void (*quit)(void *arg);
+    void *arg;
+};
 
 /* The device's side. All are called on the loop thread with no lock held; any but rx and can_rx may be NULL. */
 struct chardev_user {
@@ -58,5 +69,8 @@ static inline void chardev_free(struct chardev *ch)
     if (ch)
         ch->ops->free(ch);
 }
+
+/* Opens "stdio", "pty", "file:F", "unix:F" or "null". env is copied. NULL with e set. */
+struct chardev *chardev_open(const char *spec, const struct chardev_env *env, struct err *e);
 
 #endif

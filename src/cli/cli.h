@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* The command line: one file per subcommand; each returns the process's exit status. */
+#ifndef GAZDA_CLI_CLI_H
+#define GAZDA_CLI_CLI_H
+
+#include "base/err.h"
+#include "base/types.h"
+
+/* Exit statuses; documented in gazda(1). */
+enum { STATUS_OK = 0, STATUS_ERROR = 1, STATUS_CRASH = 3, STATUS_SIGNAL = 128 };
+
+struct command {
+    const char *name;
+    const char *summary;
+    int (*main)(int argc, char **argv); /* argv[0] is the subcommand */
+};
+
+/* The list, ended by a NULL name. */
+extern const struct command cli_commands[];
+
+int cli_run(int argc, char **argv);
+int cli_help(int argc, char **argv);
+
+/* Prints "gazda: TEXT" on stderr and returns STATUS_ERROR. */
+int cli_fail(const struct err *e);
+int cli_usage_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* "512M", "6G", "131072K", plain bytes: a multiple of 4096. 0 or -EINVAL. */
+int cli_parse_size(const char *text, uint64_t *out, struct err *e);
+/* A decimal number in [min, max]. */
+int cli_parse_number(const char *text, unsigned min, unsigned max, unsigned *out);
+
+/* The default appliance: builds it if needed and stores two malloc'ed paths. 0 or -errno. */
+int cli_appliance(char **kernel, char **initrd, struct err *e);
+
+#endif

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/* gazda help. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+static const char run_help[] =
+    "usage: gazda run [OPTION]...\n"
+    "\n"
+    "Starts a machine; its serial console is this terminal (Ctrl-A x leaves, Ctrl-A h shows the keys).\n"
+    "Without --kernel it is the default appliance, built from Debian packages when it is first needed.\n"
+    "\n"
+    "  --kernel FILE          bzImage, vmlinux (PVH or Linux protocol) or multiboot image\n"
+    "  --boot KIND            auto (by content), linux, stub, pvh, multiboot, or\n"
+    "                         flat:{real|prot|long}@ADDR[,entry=ADDR] for raw code\n"
+    "  --initrd FILE          initial RAM disk; several are concatenated (multiboot: modules)\n"
+    "  --append TEXT          kernel command line, in place of the default\n"
+    "  --cpus N               virtual CPUs, 1 to 32 (1)\n"
+    "  --mem SIZE             memory, e.g. 512M or 6G (512M)\n"
+    "  --disk FILE[,ro]       raw disk image, the first is /dev/vda\n"
+    "  --serial SPEC          stdio, pty, file:FILE, unix:FILE or null (stdio)\n"
+    "  --console SPEC         adds a virtio console (/dev/hvc0) on another back end\n"
+    "  --engine NAME          auto or interp (auto)\n"
+    "  --no-reboot            a reset ends the machine instead of restarting it\n"
+    "  --name NAME            a name for humans\n"
+    "  --debug-exit           port 0xf4 ends the machine with status (value << 1) | 1\n"
+    "  --stats FILE           writes counters as JSON at the end\n"
+    "  --gdb :PORT|unix:FILE  waits for a debugger there before the first instruction\n"
+    "  --log LEVEL            error, warn, info or debug (warn)\n"
+    "\n"
+    "Exit status: 0 the guest powered off (or rebooted, with --no-reboot); 1 usage or set-up error;\n"
+    "3 the guest crashed (triple fault, with --no-reboot); (value << 1) | 1 with --debug-exit;\n"
+    "128 + N ended by signal N.\n";
+
+static const char main_help[] = "usage: gazda COMMAND [OPTION]...\n"
+                                "\n"
+                                "gazda runs unmodified x86-64 machines on any x86-64 Linux, as an ordinary user.\n"
+                                "\n";
+
+int cli_help(int argc, char **argv)
+{
+    if (argc >= 2 && strcmp(argv[0], "help") == 0) {
+        if (strcmp(argv[1], "run") == 0) {
+            fputs(run_help, stdout);
+            return STATUS_OK;
+        }
+        return cli_usage_error("there is no help on \"%s\"; \"gazda help\" lists the subcommands", argv[1]);
+    }
+    FILE *f = argc == 0 ? stderr : stdout;
+    fputs(main_help, f);
+    for (const struct command *c = cli_commands; c->name; c++)
+        fprintf(f, "  gazda %-8s %s\n", c->name, c->summary);
+    fputs("  gazda --version\n\n\"gazda help run\" shows the options of run; gazda(1) has the rest.\n", f);
+    return STATUS_OK;
+}
