@@ -6,8 +6,10 @@
 #ifndef GAZDA_VM_BOOT_LAYOUT_H
 #define GAZDA_VM_BOOT_LAYOUT_H
 
-#define LAYOUT_BDA 0x400UL         /* BIOS data area: EBDA segment and base memory size only */
-#define LAYOUT_GDT 0x500UL         /* five descriptors */
+#define LAYOUT_BDA 0x400UL /* BIOS data area: EBDA segment and base memory size only */
+#define LAYOUT_GDT 0x500UL /* five descriptors */
+#define LAYOUT_GDT_LEN 0x28UL
+#define LAYOUT_LOW_END 0x1000UL    /* the first page is ours and the BIOS's */
 #define LAYOUT_PVH_INFO 0x6000UL   /* hvm_start_info, then its module list at +0x40 */
 #define LAYOUT_PVH_MEMMAP 0x7000UL /* PVH only */
 #define LAYOUT_MB_INFO 0x7000UL    /* multiboot only: info, memory map, module list */
@@ -16,6 +18,7 @@
 #define LAYOUT_PML4 0x9000UL /* PML4, PDPT, four page directories: 0x9000..0xefff */
 #define LAYOUT_PGTABLES_LEN 0x6000UL
 #define LAYOUT_SETUP_DATA 0xf000UL
+#define LAYOUT_BOOT_END 0x10000UL /* of start info .. setup data */
 #define LAYOUT_CMDLINE 0x20000UL
 #define LAYOUT_CMDLINE_LEN 0x10000UL /* room for it and, with multiboot, the modules' strings */
 #define LAYOUT_EBDA 0x9fc00UL        /* MP table; end of base memory */

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Reading files that a user names. They are read, never mapped: a mapped file that somebody truncates kills the
+ * process. FIFOs and devices are refused before anything can block.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vm/boot/internal.h"
+
+enum { FILE_CHUNK = 256 * 1024 };
+
+void boot_bytes_free(struct boot_bytes *b)
+{
+    free(b->p);
+    *b = (struct boot_bytes){ 0 };
+}
+
+static const char *file_type(mode_t mode)
+{
+    return S_ISDIR(mode)    ? "a directory"
+           : S_ISFIFO(mode) ? "a FIFO"
+           : S_ISCHR(mode)  ? "a character device"
+           : S_ISBLK(mode)  ? "a block device"
+           : S_ISSOCK(mode) ? "a socket"
+                            : "not a regular file";
+}
+
+int boot_file_open(const char *path, const char *what, uint64_t max, uint64_t *len, struct err *e)
+{
+    /* O_NONBLOCK: opening a FIFO must not wait for a writer. It means nothing for regular files. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0) {
+        int code = errno;
+        return err_set(e, code, "cannot open %s '%.200s': %s", what, path, strerror(code));
+    }
+    struct stat st;
+    int r = 0;
+    if (fstat(fd, &st) < 0) {
+        int code = errno;
+        r = err_set(e, code, "cannot examine %s '%.200s': %s", what, path, strerror(code));
+    } else if (!S_ISREG(st.st_mode)) {
+        r = err_set(e, EINVAL, "%s '%.200s' is %s; a regular file is needed", what, path, file_type(st.st_mode));
+    } else if (st.st_size <= 0) {
+        r = err_set(e, EINVAL, "%s '%.200s' is empty", what, path);
+    } else if ((uint64_t)st.st_size > max) {
+        r = err_set(e, EFBIG, "%s '%.200s' has %lld bytes; at most %llu fit into this guest", what, path,
+                    (long long)st.st_size, (unsigned long long)max);
+    }
+    if (r < 0) {
+        close(fd);
+        return r;
+    }
+    *len = (uint64_t)st.st_size;
+    return fd;
+}
+
+/* Reads exactly len bytes. The file may change under us; a short read is an error, never a wait. */
+static int file_read_all(int fd, const char *path, uint8_t *p, size_t len, struct err *e)
+{
+    while (len) {
+        ssize_t n = read(fd, p, len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            int code = errno;
+            return err_set(e, code, "cannot read '%.200s': %s", path, strerror(code));
+        }
+        if (n == 0)
+            return err_set(e, EIO, "'%.200s' became shorter while it was being read", path);
+        p += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+int boot_file_read(const char *path, const char *what, uint64_t max, struct boot_bytes *out, struct err *e)
+{
+    uint64_t len;
+    int fd = boot_file_open(path, what, max, &len, e);
+    if (fd < 0)
+        return fd;
+    uint8_t *p = malloc(len);
+    int r = p ? file_read_all(fd, path, p, len, e)
+              : err_set(e, ENOMEM, "no memory for %s '%.200s' (%llu bytes)", what, path, (unsigned long long)len);
+    close(fd);
+    if (r < 0) {
+        free(p);
+        return r;
+    }
+    *out = (struct boot_bytes){ p, len };
+    return 0;
+}
+
+int boot_file_to_mem(struct boot *b, int fd, const char *path, uint64_t len, gpa_t gpa, struct err *e)
+{
+    uint8_t *chunk = malloc(FILE_CHUNK);
+    if (!chunk)
+        return err_set(e, ENOMEM, "no memory to read '%.200s'", path);
+    int r = 0;
+    while (len && r == 0) {
+        size_t n = len < FILE_CHUNK ? (size_t)len : FILE_CHUNK;
+        r = file_read_all(fd, path, chunk, n, e);
+        if (r == 0)
+            r = boot_put(b, gpa, chunk, n, e);
+        gpa += n;
+        len -= n;
+    }
+    free(chunk);
+    return r;
+}
