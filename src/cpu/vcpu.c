@@ -286,7 +286,6 @@ static void take_init(struct vcpu_thread *t)
     t->nmi_pending = false;
     t->io_open = false;
     t->v.inject.kind = INJECT_NONE;
-    atomic_fetch_and(&t->req, ~(uint32_t)REQ_SIPI);
     atomic_store(&t->wait_sipi, t->v.id != 0);
 }
 
