@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""The command line's contract: exit statuses, options, statistics, users."""
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import time
+
+from machine import Fail, Skip
+from registry import add, case
+
+
+def call(b, *args, seconds=60, **kw):
+    return subprocess.run([b.gazda] + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          stdin=subprocess.DEVNULL, timeout=seconds * b.scale, text=True, check=False, **kw)
+
+
+@case("cli:version")
+def version(b):
+    r = call(b, "--version")
+    if r.returncode or not r.stdout.startswith("gazda ") or r.stdout.count("\n") != 1 or r.stderr:
+        raise Fail("--version: status %d, %r, %r" % (r.returncode, r.stdout, r.stderr))
+
+
+@case("cli:help")
+def help_(b):
+    for args in (["help"], ["help", "run"], ["run", "--help"]):
+        r = call(b, *args)
+        if r.returncode or "usage: gazda" not in r.stdout or r.stderr:
+            raise Fail("%s: status %d, %r" % (args, r.returncode, r.stderr))
+
+
+def debug_exit(b, value):
+    with b.start("--kernel", b.guest("debugexit", "-DVALUE=%d" % value), "--debug-exit", "--mem", "16M") as m:
+        m.expect("debug exit", 30)
+        m.ends((value << 1 | 1) & 0xFF)
+
+
+for v in (0, 1, 21, 127):
+    add("cli:debug-exit:%d" % v, debug_exit, v, seconds=120, modes=("rel", "asan", "ubsan"))
+
+
+@case("cli:no-debug-exit", seconds=120)
+def no_debug_exit(b):
+    """Without the option port 0xf4 is a hole: the guest goes on."""
+    with b.start("--kernel", b.guest("debugexit", "-DVALUE=5"), "--mem", "16M") as m:
+        m.expect("still here", 30)
+        m.proc.terminate()
+        m.wait(30)
+
+
+@case("cli:triple-fault", seconds=120, modes=("rel", "asan", "ubsan"))
+def triple(b):
+    with b.start("--kernel", b.guest("triple"), "--no-reboot", "--mem", "16M") as m:
+        m.expect("before", 30)
+        m.ends(3)
+        if m.stderr().count("\n") != 1 or "triple fault" not in m.stderr().lower():
+            raise Fail("stderr does not report the triple fault in one line: %r" % m.stderr())
+
+
+@case("cli:triple-fault:restarts", seconds=120)
+def triple_restarts(b):
+    with b.start("--kernel", b.guest("triple"), "--mem", "16M") as m:
+        for _ in range(3):
+            m.expect("before", 30)
+        m.proc.terminate()
+        if m.wait(30) < 0:
+            raise Fail("SIGTERM killed gazda rather than ended it")
+
+
+@case("cli:stats")
+def stats(b):
+    path = os.path.join(b.tmp, "stats.json")
+    with b.boot("--cpus", "2", "--stats", path, flavour="cloud-amd64") as m:
+        m.shell()
+        m.poweroff()
+    with open(path, encoding="utf-8") as f:
+        s = json.load(f)
+    checks = [
+        ("two CPUs", len(s["cpus"]) == 2),
+        ("instructions", s["total"]["instructions"] > 10_000_000),
+        ("the sum", s["total"]["instructions"] == sum(c["instructions"] for c in s["cpus"])),
+        ("PIO exits", s["total"]["exits"]["pio"] > 1000),
+        ("page faults", s["total"]["faults"].get("14", 0) > 100),
+        ("granted memory", s["memory"]["granted_bytes"] == 512 << 20),
+        ("touched memory", 32 << 20 < s["memory"]["touched_bytes"] <= 512 << 20),
+        ("engine", s["engine"] == "interp"),
+    ]
+    for what, good in checks:
+        if not good:
+            raise Fail("--stats: %s: %s" % (what, json.dumps(s)[:800]))
+
+
+@case("cli:initrds")
+def initrds(b):
+    """Several initrds are concatenated: the second brings a file, which gazda.run= executes."""
+    root = os.path.join(b.tmp, "root")
+    os.makedirs(root)
+    with open(os.path.join(root, "hello"), "w", encoding="ascii") as f:
+        f.write("echo hello from the $((1 + 1))nd\n")
+    extra = os.path.join(b.tmp, "extra")
+    subprocess.run([os.path.join(b.top, "tools", "mkcpio"), extra, root], check=True)
+    with b.boot("--initrd", extra, "--append", "console=ttyS0 gazda.run=/hello", flavour="cloud-amd64") as m:
+        m.expect("hello from the 2nd", 300)
+        m.ends(0)
+
+
+@case("cli:signal", seconds=120)
+def terminated(b):
+    """SIGTERM ends the machine in order: statistics are written."""
+    path = os.path.join(b.tmp, "stats.json")
+    with b.start("--kernel", b.guest("debugexit", "-DVALUE=5"), "--mem", "16M", "--stats", path) as m:
+        m.expect("still here", 30)
+        m.proc.terminate()
+        m.ends(128 + 15)
+    with open(path, encoding="utf-8") as f:
+        json.load(f)
+
+
+@case("cli:idle", alone=True)
+def idle(b):
+    """An idle guest costs under 2 % of a core: the least of several windows, since the host may be busy with others."""
+    best = 1.0
+    with b.boot("--cpus", "2", flavour="cloud-amd64") as m:
+        m.shell()
+        time.sleep(15)
+        for _ in range(6):
+            cpu, wall = m.cpu_seconds(), time.monotonic()
+            end = wall + 5
+            while time.monotonic() < end:
+                m.pump(end - time.monotonic())
+            best = min(best, (m.cpu_seconds() - cpu) / (time.monotonic() - wall))
+            if best < 0.02:
+                break
+        if best >= 0.02:
+            raise Fail("an idle guest with 2 CPUs takes %.1f %% of a core" % (100 * best))
+        m.poweroff()
+
+
+@case("appliance", seconds=900)
+def appliance(b):
+    """gazda run alone."""
+    if not os.path.exists(os.path.join(b.top, "out", "cache", "kernels", "amd64", "vmlinuz")):
+        b.kernel("amd64", "bz")
+    with b.start() as m:
+        m.shell(600)
+        if "Linux gazda" not in m.ok("uname -a"):
+            raise Fail("uname -a: %s" % m.text[-200:])
+        m.poweroff()
+
+
+@case("appliance:ordinary-user", seconds=900)
+def ordinary_user(b):
+    """An installed gazda, run by nobody: the appliance is built from cached packages and boots."""
+    if os.getuid() != 0:
+        raise Skip("needs root to become another user")
+    cache = os.environ.get("GAZDA_CACHE", os.path.join(b.top, "out", "cache"))
+    b.kernel("amd64", "bz")
+    subprocess.run(["make", "-s", "-C", b.top, "install", "DESTDIR=" + b.tmp, "PREFIX=/usr", "MODE=" + b.mode],
+                   check=True, stdout=subprocess.DEVNULL)
+    home = os.path.join(b.tmp, "home")
+    debs = os.path.join(home, "gazda", "deb")
+    os.makedirs(debs)
+    for n in os.listdir(os.path.join(cache, "deb")):
+        if n.startswith(("linux-image-amd64", "busybox-static")) or n.endswith("-amd64_amd64.deb") or \
+                ("-amd64_" in n and "cloud" not in n):
+            shutil.copy(os.path.join(cache, "deb", n), debs)
+    nobody = pwd.getpwnam("nobody")
+    for base, _, names in os.walk(home):
+        for n in [""] + names:
+            os.chown(os.path.join(base, n), nobody.pw_uid, nobody.pw_gid)
+    os.chmod(b.tmp, 0o755)
+    env = {"PATH": os.environ["PATH"], "HOME": home, "XDG_CACHE_HOME": home}
+    b.gazda = os.path.join(b.tmp, "usr", "bin", "gazda")
+    with b.start(env=env, prefix=["runuser", "-u", "nobody", "--"]) as m:
+        m.shell(600)
+        m.ok("uname -a")
+        m.poweroff()
+        if "ready" not in m.stderr():
+            raise Fail("the appliance was not built by the run: %s" % m.stderr())

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""End-to-end tests: whole machines.
+
+    tests/e2e/run.py [--gazda BIN] [--mode MODE] [--nightly] [--list] [CASE...]
+
+Prints TAP. --list prints "NAME SECONDS alone|shared" of the cases of this mode for tools/testrun: the most that a case
+may take, and whether it must not share the host with another. Cases are functions in cases_*.py with @case; they get a
+Bench, and raise Fail or Skip. Consoles are kept in out/check/e2e/.
+"""
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import traceback
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from machine import Fail, Machine, Skip  # noqa: E402
+import registry  # noqa: E402
+import cases_boot  # noqa: E402,F401
+import cases_cli  # noqa: E402,F401
+import cases_device  # noqa: E402,F401
+import cases_hostile  # noqa: E402,F401
+
+TOP = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+
+
+class Bench:
+    """What a case works with."""
+
+    def __init__(self, gazda, mode, name):
+        self.gazda, self.mode, self.top = os.path.abspath(gazda), mode, TOP
+        # How much longer than the plain build everything may take.
+        self.scale = {"rel": 1.0, "dbg": 4.0, "ubsan": 5.0, "asan": 8.0, "tsan": 12.0}[mode]
+        self.tmp = tempfile.mkdtemp(prefix="gazda-e2e-")
+        out = os.path.join(TOP, "out", "check", "e2e")
+        os.makedirs(out, exist_ok=True)
+        self.log = os.path.join(out, "%s-%s.console" % (mode, name.replace(":", "-").replace("/", "-")))
+        if os.path.exists(self.log):
+            os.unlink(self.log)
+
+    def cleanup(self):
+        shutil.rmtree(self.tmp, ignore_errors=True)
+
+    def file(self, name, content=b""):
+        path = os.path.join(self.tmp, name)
+        with open(path, "wb") as f:
+            f.write(content)
+        return path
+
+    def kernel(self, flavour, form):
+        """(kernel, initrd, version) of a stock kernel that tools/fetch-kernels has fetched."""
+        cache = os.environ.get("GAZDA_CACHE", os.path.join(TOP, "out", "cache"))
+        folder = os.path.join(cache, "kernels", flavour)
+        paths = [os.path.join(folder, f) for f in ("vmlinux" if form == "pvh" else "vmlinuz", "initrd", "version")]
+        for p in paths:
+            if not os.path.exists(p):
+                raise Skip("no %s (tools/fetch-kernels could not fetch it: no network?)" % os.path.relpath(p, TOP))
+        with open(paths[2], encoding="ascii") as f:
+            return paths[0], paths[1], f.read().strip()
+
+    def start(self, *args, **kw):
+        return Machine([self.gazda, "run"] + list(args), self.log, self.scale, **kw)
+
+    def boot(self, *args, flavour="amd64", form="bz", **kw):
+        kernel, initrd, _ = self.kernel(flavour, form)
+        return self.start("--kernel", kernel, "--initrd", initrd, *args, **kw)
+
+    def guest(self, name, *flags):
+        """Builds tests/e2e/guest/NAME.S into a multiboot kernel."""
+        out = os.path.join(self.tmp, name)
+        src = os.path.join(TOP, "tests", "e2e", "guest", name + ".S")
+        r = subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x100000", "-Wl,--build-id=none",
+                            "-Wl,-z,noexecstack", "-o", out, src] + list(flags),
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if r.returncode != 0:
+            raise Fail("gcc %s: %s" % (src, r.stdout[-400:]))
+        return out
+
+
+def run_case(args, c):
+    bench = Bench(args.gazda, args.mode, c.name)
+    try:
+        c.fn(bench, *c.args)
+        return "ok", ""
+    except Skip as e:
+        return "ok", " # SKIP %s" % e
+    except Fail as e:
+        return "not ok", "\n# " + str(e).replace("\n", "\n# ")
+    except Exception:  # pylint: disable=broad-except
+        return "not ok", "\n# " + traceback.format_exc().strip().replace("\n", "\n# ")
+    finally:
+        bench.cleanup()
+
+
+def main():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("--gazda", default="out/gazda")
+    ap.add_argument("--mode", default="rel")
+    ap.add_argument("--nightly", action="store_true")
+    ap.add_argument("--list", action="store_true")
+    ap.add_argument("case", nargs="*")
+    args = ap.parse_args()
+    cases = [c for c in registry.CASES if args.case or c.runs_in(args.mode, args.nightly)]
+    if args.list:
+        for c in cases:
+            print(c.name, int(c.seconds * (1 if args.mode == "rel" else 8)), "alone" if c.alone else "shared")
+        return 0
+    if args.case:
+        unknown = set(args.case) - {c.name for c in cases}
+        if unknown:
+            sys.exit("run.py: no case %s" % ", ".join(sorted(unknown)))
+        cases = [c for c in cases if c.name in args.case]
+    print("1..%d" % len(cases))
+    failed = 0
+    for n, c in enumerate(cases, 1):
+        verdict, rest = run_case(args, c)
+        failed += verdict != "ok"
+        print("%s %d - %s%s" % (verdict, n, c.name, rest), flush=True)
+    return 1 if failed else 0
+
+
+sys.exit(main())
