@@ -20,4 +20,10 @@ typedef uintptr_t hva_t; /* host virtual address of a byte of guest memory */
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
+/* A full memory fence. Not the compiler's: gcc refuses that one under -fsanitize=thread. */
+static inline void full_fence(void)
+{
+    __asm__ volatile("mfence" ::: "memory");
+}
+
 #endif

@@ -94,10 +94,10 @@ static bool write_versioned(struct mem *mem, gpa_t gpa, void *rec, size_t len)
     version = (version | 1) + 2;
     if (mem_write(mem, gpa, &version, sizeof(version)) < 0)
         return false;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    full_fence();
     if (mem_write(mem, gpa + 4, (uint8_t *)rec + 4, len - 4) < 0)
         return false;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    full_fence();
     version++;
     return mem_write(mem, gpa, &version, sizeof(version)) == 0;
 }

@@ -42,7 +42,7 @@ void mem_code_fini(struct mem *m)
 /* A full fence on every running thread of the process. */
 static void barrier_all(struct mem *m)
 {
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    full_fence();
     if (m->expedited && membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0)
         return;
     if (membarrier(MEMBARRIER_CMD_GLOBAL) == 0)
@@ -99,7 +99,7 @@ bool mem_code_written(struct mem *m, gpa_t gpa, uint64_t len)
         if (!(__atomic_load_n(&m->flags[f], __ATOMIC_ACQUIRE) & MEM_F_CODE))
             continue;
         uint64_t end = last >> PAGE_SHIFT == f ? last : (off | (PAGE_SIZE - 1));
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        full_fence();
         if (!(__atomic_load_n(&m->lines[f], __ATOMIC_SEQ_CST) & line_mask(off, end)))
             continue;
         __atomic_exchange_n(&m->lines[f], 0, __ATOMIC_SEQ_CST);

@@ -56,7 +56,8 @@ static struct bench *bench_of(const struct vcpu *v)
 
 static int fake_create(struct vcpu *v)
 {
-    v->cpu = calloc(1, sizeof(*v->cpu));
+    v->cpu = aligned_alloc(64, (sizeof(*v->cpu) + 63) & ~63UL);
+    memset(v->cpu, 0, sizeof(*v->cpu));
     x86_cpu_reset(v->cpu);
     return 0;
 }
