@@ -46,7 +46,7 @@ void x86_cpu_reset(struct cpu_state *c)
     c->fpu.ftw = 0xff; /* all valid, all +0.0 */
     c->fpu.mxcsr = 0x1f80;
     c->msr.pat = 0x0007040600070406;
-    c->msr.misc_enable = 1; /* fast strings */
+    c->msr.misc_enable = 0x1801; /* fast strings; no branch trace, no PEBS */
 }
 
 void x86_cpu_init(struct cpu_state *c)
