@@ -22,6 +22,7 @@ import registry  # noqa: E402
 import cases_boot  # noqa: E402,F401
 import cases_cli  # noqa: E402,F401
 import cases_device  # noqa: E402,F401
+import cases_gdb  # noqa: E402,F401
 import cases_hostile  # noqa: E402,F401
 
 TOP = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
