@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+/* A case from a seed: which mode, which form (or raw bytes), where its code lies. */
+#include <string.h>
+
+#include "gen.h"
+
+/* Where single instructions lie: mostly somewhere, sometimes across the page boundary or at the end of the code. */
+static void place(struct rng *r, struct insn_case *c)
+{
+    unsigned p = (unsigned)rng_below(r, 100), len = c->code_len;
+
+    c->code_off = (uint16_t)(0x200 + rng_below(r, 0xc00));
+    if (p < 8 && len > 1)
+        c->code_off = (uint16_t)(PAGE_SIZE - 1 - rng_below(r, len - 1));
+    else if (p < 12)
+        c->code_off = (uint16_t)(2 * PAGE_SIZE - len);
+    else if (p < 14)
+        c->code_off = (uint16_t)(2 * PAGE_SIZE - 1 - rng_below(r, len));
+}
+
+static void finish(struct insn_case *c)
+{
+    if (c->code_off + c->code_len > 2 * (int)PAGE_SIZE)
+        c->code_len = (uint16_t)(2 * PAGE_SIZE - c->code_off);
+    c->in.rip = INSN_CODE + c->code_off;
+}
+
+static void start(struct gen *g, struct rng *r, uint64_t seed, bool mode32, struct insn_case *c)
+{
+    memset(c, 0, offsetof(struct insn_case, in));
+    c->patches = 0;
+    c->seed = seed;
+    c->mode32 = mode32;
+    c->insns = 1;
+    gen_state(g, r, c);
+}
+
+static struct form *pick_form(struct forms *f, struct rng *r, uint64_t seed)
+{
+    if (rng_pct(r, 60)) /* consecutive seeds go through all forms */
+        return &f->form[seed * 7919 % f->n];
+    unsigned m = (unsigned)rng_below(r, f->mnemonics);
+    unsigned lo = f->first[m], n = f->first[m + 1] - lo;
+
+    return &f->form[f->by_mnemonic[lo + rng_below(r, n)]];
+}
+
+/* True if raw bytes may run: those that Zydis knows must be allowed and announced. */
+static bool fuzz_ok(struct gen_insn *i)
+{
+    return !gen_decode(i) || (!isa_denied(&i->z, i->ops) && isa_has(i->g->isa, i->z.meta.isa_set));
+}
+
+static void make_one(struct gen_insn *i, bool fuzz)
+{
+    struct insn_case *c = i->c;
+    struct forms *f = i->g->f[c->mode32];
+    struct form *fm = pick_form(f, i->r, c->seed);
+
+    if (fuzz) {
+        do
+            gen_fuzz_bytes(i);
+        while (!fuzz_ok(i));
+        c->code_len = 15;
+    } else {
+        gen_encode(i, fm);
+        fm->hits++;
+        c->form = (uint16_t)(fm - f->form);
+    }
+    if (gen_decode(i))
+        c->code_len = i->z.length;
+    place(i->r, c);
+    i->ip = INSN_CODE + c->code_off;
+    if (gen_decode(i))
+        gen_solve(i);
+    memcpy(c->code, i->buf, c->code_len);
+    finish(c);
+}
+
+void gen_case(struct gen *g, uint64_t seed, struct insn_case *c)
+{
+    struct rng r = { seed ^ 0x5bd1e995a5a5a5a5 };
+    bool mode32 = g->f[1] && rng_pct(&r, g->pct32), fuzz = rng_pct(&r, g->pct_fuzz);
+    struct gen_insn i = { .g = g, .r = &r, .c = c };
+
+    rng_next(&r);
+    start(g, &r, seed, mode32, c);
+    g->fuzz += fuzz;
+    make_one(&i, fuzz);
+}
+
+void gen_from_bytes(struct gen *g, uint64_t seed, struct insn_case *c)
+{
+    struct rng r = { seed };
+    struct gen_insn i = { .g = g, .r = &r, .c = c };
+    uint8_t bytes[15];
+    uint16_t len = c->code_len;
+
+    memcpy(bytes, c->code, sizeof(bytes));
+    memset(i.buf, 0xcc, sizeof(i.buf));
+    memcpy(i.buf, bytes, len);
+    start(g, &r, seed, c->mode32, c);
+    c->code_len = len;
+    c->code_off = 0x200;
+    i.ip = INSN_CODE + c->code_off;
+    if (gen_decode(&i))
+        gen_solve(&i); /* for the registers and memory; the bytes stay the user's */
+    memcpy(c->code, bytes, len);
+    finish(c);
+}

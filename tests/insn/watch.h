@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+/* A one-second tick that interrupts waits and kicks an engine, so that nothing hangs for ever. */
+#ifndef GAZDA_TESTS_INSN_WATCH_H
+#define GAZDA_TESTS_INSN_WATCH_H
+
+struct vcpu;
+
+void watch_start(void);
+unsigned watch_ticks(void);
+/* The vCPU to kick at each tick, or NULL. */
+void watch_vcpu(struct vcpu *v);
+
+#endif
