@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: MIT
+# Completion of gazda for bash.
+_gazda() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    COMPREPLY=()
+    if [ "$COMP_CWORD" = 1 ]; then
+        mapfile -t COMPREPLY < <(compgen -W 'run help --version' -- "$cur")
+        return
+    fi
+    case $prev in
+    --kernel | --initrd | --disk | --stats) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
+    --boot) mapfile -t COMPREPLY < <(compgen -W 'auto linux stub pvh multiboot flat:' -- "$cur") ;;
+    --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio pty file: unix: null' -- "$cur") ;;
+    --engine) mapfile -t COMPREPLY < <(compgen -W 'auto interp' -- "$cur") ;;
+    --log) mapfile -t COMPREPLY < <(compgen -W 'error warn info debug' -- "$cur") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run' -- "$cur") ;;
+    --append | --cpus | --mem | --name | --gdb) ;;
+    *)
+        [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W '--kernel --boot --initrd --append --cpus
+            --mem --disk --serial --console --engine --no-reboot --name --debug-exit --stats --gdb --log --help' -- "$cur")
+        ;;
+    esac
+}
+complete -F _gazda gazda
