@@ -87,7 +87,7 @@ static int boot_unwrap(struct boot *b, const char **wrap, struct err *e)
     struct boot_bytes out;
     struct err why = { 0 };
     uint64_t limit = mem_low_end(b->mem) < KERNEL_UNPACKED_MAX ? mem_low_end(b->mem) : KERNEL_UNPACKED_MAX;
-    int r = boot_unpack(k, b->kernel.p, b->kernel.len, limit, &out, &why);
+    int r = boot_unpack(k, &b->kernel, limit, &out, &why);
     if (r < 0)
         return err_set(e, -r, "kernel '%.200s': %.200s", b->name, why.text);
     boot_bytes_free(&b->kernel);

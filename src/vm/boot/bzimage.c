@@ -39,7 +39,7 @@ enum { LOADED_HIGH = 1, XLF_KERNEL_64 = 1, ENTRY64 = 0x200 };
 
 /* The header with the defaults of older protocols filled in. */
 struct bz {
-    const uint8_t *code; /* the protected-mode part */
+    uint8_t *code; /* the protected-mode part */
     size_t code_len;
     unsigned version;
     bool relocatable, entry64;
@@ -81,7 +81,7 @@ static void bz_fields(struct bz *z, const uint8_t *p)
 
 static int bz_parse(const struct boot *b, struct bz *z, struct err *e)
 {
-    const uint8_t *p = b->kernel.p;
+    uint8_t *p = b->kernel.p;
     size_t len = b->kernel.len;
     if (len < HDR_MIN)
         return err_set(e, EINVAL, "kernel '%.200s' is a truncated bzImage: %zu bytes do not hold its header", b->name,
@@ -141,8 +141,9 @@ static int bz_vmlinux(struct boot *b, const struct bz *z, struct boot_bytes *out
     if (!boot_pack_known(*kind))
         return 0;
     struct err why = { 0 };
+    const struct boot_bytes payload = { z->code + z->payload_off, z->payload_len };
     size_t limit = mem_low_end(b->mem) < UNPACKED_MAX ? mem_low_end(b->mem) : UNPACKED_MAX;
-    int r = boot_unpack(*kind, p, z->payload_len, limit, out, &why);
+    int r = boot_unpack(*kind, &payload, limit, out, &why);
     if (r < 0)
         return err_set(e, -r, "kernel '%.200s': %.200s", b->name, why.text);
     if (!boot_is_elf(out->p, out->len))

@@ -30,8 +30,9 @@ static const char *file_type(mode_t mode)
                             : "not a regular file";
 }
 
-int boot_file_open(const char *path, const char *what, uint64_t max, uint64_t *len, struct err *e)
+int boot_file_open(struct boot_file *f, const char *what, uint64_t max, struct err *e)
 {
+    const char *path = f->path;
     /* O_NONBLOCK: opening a FIFO must not wait for a writer. It means nothing for regular files. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0) {
@@ -55,8 +56,9 @@ int boot_file_open(const char *path, const char *what, uint64_t max, uint64_t *l
         close(fd);
         return r;
     }
-    *len = (uint64_t)st.st_size;
-    return fd;
+    f->fd = fd;
+    f->len = (uint64_t)st.st_size;
+    return 0;
 }
 
 /* Reads exactly len bytes. The file may change under us; a short read is an error, never a wait. */
@@ -80,35 +82,33 @@ static int file_read_all(int fd, const char *path, uint8_t *p, size_t len, struc
 
 int boot_file_read(const char *path, const char *what, uint64_t max, struct boot_bytes *out, struct err *e)
 {
-    uint64_t len;
-    int fd = boot_file_open(path, what, max, &len, e);
-    if (fd < 0)
-        return fd;
-    uint8_t *p = malloc(len);
-    int r = p ? file_read_all(fd, path, p, len, e)
-              : err_set(e, ENOMEM, "no memory for %s '%.200s' (%llu bytes)", what, path, (unsigned long long)len);
-    close(fd);
+    struct boot_file f = { .path = path };
+    int r = boot_file_open(&f, what, max, e);
+    if (r < 0)
+        return r;
+    uint8_t *p = malloc(f.len);
+    r = p ? file_read_all(f.fd, path, p, f.len, e)
+          : err_set(e, ENOMEM, "no memory for %s '%.200s' (%llu bytes)", what, path, (unsigned long long)f.len);
+    close(f.fd);
     if (r < 0) {
         free(p);
         return r;
     }
-    *out = (struct boot_bytes){ p, len };
+    *out = (struct boot_bytes){ p, f.len };
     return 0;
 }
 
-int boot_file_to_mem(struct boot *b, int fd, const char *path, uint64_t len, gpa_t gpa, struct err *e)
+int boot_file_to_mem(struct boot *b, const struct boot_file *f, gpa_t gpa, struct err *e)
 {
     uint8_t *chunk = malloc(FILE_CHUNK);
     if (!chunk)
-        return err_set(e, ENOMEM, "no memory to read '%.200s'", path);
+        return err_set(e, ENOMEM, "no memory to read '%.200s'", f->path);
     int r = 0;
-    while (len && r == 0) {
-        size_t n = len < FILE_CHUNK ? (size_t)len : FILE_CHUNK;
-        r = file_read_all(fd, path, chunk, n, e);
+    for (uint64_t done = 0, n; done < f->len && r == 0; done += n) {
+        n = f->len - done < FILE_CHUNK ? f->len - done : FILE_CHUNK;
+        r = file_read_all(f->fd, f->path, chunk, n, e);
         if (r == 0)
-            r = boot_put(b, gpa, chunk, n, e);
-        gpa += n;
-        len -= n;
+            r = boot_put(b, gpa + done, chunk, n, e);
     }
     free(chunk);
     return r;

@@ -11,23 +11,19 @@
 
 #include "vm/boot/internal.h"
 
-struct initrd_file {
-    int fd;
-    uint64_t len;
-};
-
 static uint64_t initrd_pad(uint64_t len)
 {
     return (len + 3) & ~3UL;
 }
 
-static int initrd_open_all(struct boot *b, struct initrd_file *f, uint64_t *total, struct err *e)
+static int initrd_open_all(struct boot *b, struct boot_file *f, uint64_t *total, struct err *e)
 {
     *total = 0;
     for (unsigned i = 0; i < b->cfg->n_initrds; i++) {
-        f[i].fd = boot_file_open(b->cfg->initrds[i], "initrd", mem_low_end(b->mem), &f[i].len, e);
-        if (f[i].fd < 0)
-            return f[i].fd;
+        f[i].path = b->cfg->initrds[i];
+        int r = boot_file_open(&f[i], "initrd", mem_low_end(b->mem), e);
+        if (r < 0)
+            return r;
         *total += initrd_pad(f[i].len);
         if (*total > mem_low_end(b->mem))
             return err_set(e, EFBIG, "the initrds together have more than the guest's %" PRIu64 " MiB of low memory",
@@ -41,7 +37,7 @@ int boot_initrd(struct boot *b, gpa_t limit, struct err *e)
     unsigned n = b->cfg->n_initrds;
     if (n == 0)
         return 0;
-    struct initrd_file *f = calloc(n, sizeof(*f));
+    struct boot_file *f = calloc(n, sizeof(*f));
     if (!f)
         return err_set(e, ENOMEM, "no memory to read %u initrds", n);
     for (unsigned i = 0; i < n; i++)
@@ -61,7 +57,7 @@ int boot_initrd(struct boot *b, gpa_t limit, struct err *e)
     r = boot_claim(b, start, total, "the initrd", e);
     gpa_t at = start;
     for (unsigned i = 0; i < n && r == 0; i++) {
-        r = boot_file_to_mem(b, f[i].fd, b->cfg->initrds[i], f[i].len, at, e);
+        r = boot_file_to_mem(b, &f[i], at, e);
         at += initrd_pad(f[i].len);
     }
     if (r == 0) {

@@ -8,14 +8,10 @@
 
 #include "mem/mem.h"
 #include "vm/boot/boot.h"
+#include "vm/boot/elf.h"
 #include "vm/boot/layout.h"
+#include "vm/boot/unpack.h"
 #include "x86/cpu_state.h"
-
-/* A host copy of a file, or what became of it. Freed with boot_bytes_free. */
-struct boot_bytes {
-    uint8_t *p;
-    size_t len;
-};
 
 enum { BOOT_CLAIMS_MAX = 192 };
 struct boot_claim {
@@ -81,52 +77,17 @@ static inline bool boot_within(uint64_t off, uint64_t len, uint64_t total)
 
 /* ---- file.c ---- */
 
-void boot_bytes_free(struct boot_bytes *b);
-/* Opens a regular, non-empty file of at most max bytes for reading. what: "kernel", "initrd". fd or -errno. */
-int boot_file_open(const char *path, const char *what, uint64_t max, uint64_t *len, struct err *e);
-int boot_file_read(const char *path, const char *what, uint64_t max, struct boot_bytes *out, struct err *e);
-/* Copies exactly len bytes of fd to guest memory. */
-int boot_file_to_mem(struct boot *b, int fd, const char *path, uint64_t len, gpa_t gpa, struct err *e);
-
-/* ---- unpack.c ---- */
-
-enum boot_pack { PACK_NONE, PACK_GZIP, PACK_XZ, PACK_LZMA, PACK_ZSTD, PACK_LZ4_LEGACY, PACK_LZ4, PACK_BZIP2, PACK_LZO };
-
-/* By magic. */
-enum boot_pack boot_pack_kind(const uint8_t *p, size_t len);
-const char *boot_pack_name(enum boot_pack k);
-/* False for formats gazda has no library for. */
-bool boot_pack_known(enum boot_pack k);
-/*
- * Unpacks the one stream that p begins with into malloc'd memory; bytes after it are ignored. limit bounds the output.
- * -EINVAL damaged or truncated, -EFBIG more than limit, -ENOMEM; e is a clause ("the xz data is damaged").
- */
-int boot_unpack(enum boot_pack k, const uint8_t *p, size_t len, size_t limit, struct boot_bytes *out, struct err *e);
-
-/* ---- elf.c ---- */
-
-enum { ELF_MAX_SEGS = 64 };
-struct boot_elf {
-    const uint8_t *p;
-    size_t len;
-    bool is64;
-    uint64_t entry; /* as in the file */
-    unsigned n;
-    struct boot_elf_seg {
-        uint64_t off, filesz, memsz, vaddr, paddr;
-    } seg[ELF_MAX_SEGS]; /* PT_LOAD with memsz > 0 */
-    bool has_pvh;
-    uint64_t pvh_entry;
-    gpa_t start, end; /* physical extent */
+struct boot_file {
+    int fd;
+    const char *path;
+    uint64_t len;
 };
 
-bool boot_is_elf(const uint8_t *p, size_t len);
-/* Checks everything that does not depend on the machine. what begins the message: "kernel FILE". */
-int boot_elf_parse(struct boot_elf *elf, const struct boot_bytes *file, const char *what, struct err *e);
-/* Claims and copies the segments. min: lowest address allowed. */
-int boot_elf_load(struct boot *b, const struct boot_elf *elf, gpa_t min, struct err *e);
-/* The entry as a physical address inside a segment (a virtual one is translated). -EINVAL if it is in none. */
-int boot_elf_entry(const struct boot_elf *elf, const char *what, gpa_t *entry, struct err *e);
+/* Opens the regular, non-empty file f->path of at most max bytes. what: "kernel", "initrd". Sets fd and len. */
+int boot_file_open(struct boot_file *f, const char *what, uint64_t max, struct err *e);
+int boot_file_read(const char *path, const char *what, uint64_t max, struct boot_bytes *out, struct err *e);
+/* Copies exactly f->len bytes of f->fd to guest memory. */
+int boot_file_to_mem(struct boot *b, const struct boot_file *f, gpa_t gpa, struct err *e);
 
 /* ---- the formats; each loads, enters and fills b->info ---- */
 

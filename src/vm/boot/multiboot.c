@@ -95,22 +95,22 @@ static int mb_modules(struct boot *b, struct err *e)
     for (unsigned i = 0; i < cfg->n_initrds; i++) {
         const char *path = cfg->initrds[i];
         size_t n = strlen(path) + 1;
-        uint64_t len;
         if (n > LAYOUT_CMDLINE + LAYOUT_CMDLINE_LEN - str)
             return err_set(e, EINVAL, "the names of the modules are too long");
-        int fd = boot_file_open(path, "module", mem_low_end(b->mem), &len, e);
-        if (fd < 0)
-            return fd;
-        gpa_t at = boot_find_high(b, len, MEM_GAP_START);
-        int r = at ? boot_claim(b, at, len, "a module", e)
-                   : err_set(e, EFBIG, "no room for module '%.200s': %" PRIu64 " KiB do not fit beside the kernel",
-                             path, len >> 10);
+        struct boot_file f = { .path = path };
+        int r = boot_file_open(&f, "module", mem_low_end(b->mem), e);
+        if (r < 0)
+            return r;
+        gpa_t at = boot_find_high(b, f.len, MEM_GAP_START);
+        r = at ? boot_claim(b, at, f.len, "a module", e)
+               : err_set(e, EFBIG, "no room for module '%.200s': %" PRIu64 " KiB do not fit beside the kernel", path,
+                         f.len >> 10);
         if (r == 0)
-            r = boot_file_to_mem(b, fd, path, len, at, e);
-        close(fd);
+            r = boot_file_to_mem(b, &f, at, e);
+        close(f.fd);
         uint8_t mod[MB_MOD_ENTRY] = { 0 };
         boot_st32(mod, (uint32_t)at);
-        boot_st32(mod + 4, (uint32_t)(at + len));
+        boot_st32(mod + 4, (uint32_t)(at + f.len));
         boot_st32(mod + 8, (uint32_t)str);
         if (r == 0)
             r = boot_put(b, str, path, n, e);
@@ -120,7 +120,7 @@ static int mb_modules(struct boot *b, struct err *e)
             return r;
         str += n;
         b->info->initrd = at;
-        b->info->initrd_len += len;
+        b->info->initrd_len += f.len;
     }
     return 0;
 }

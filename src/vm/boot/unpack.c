@@ -217,8 +217,10 @@ static int unpack_lz4_frame(const uint8_t *p, size_t len, struct sink *s)
     return r;
 }
 
-int boot_unpack(enum boot_pack k, const uint8_t *p, size_t len, size_t limit, struct boot_bytes *out, struct err *e)
+int boot_unpack(enum boot_pack k, const struct boot_bytes *in, size_t limit, struct boot_bytes *out, struct err *e)
 {
+    const uint8_t *p = in->p;
+    size_t len = in->len;
     struct sink s = { .limit = limit };
     int r;
     switch (k) {
