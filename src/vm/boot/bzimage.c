@@ -167,9 +167,9 @@ static int bz_direct(struct boot *b, struct bz *z, const struct boot_bytes *vmli
         goto out;
     }
     if (r == 0)
-        r = boot_elf_entry(elf, what, &entry, e);
-    if (r == 0)
         r = boot_elf_load(b, elf, LAYOUT_HIGH, e);
+    if (r == 0)
+        r = boot_elf_entry(elf, what, &entry, e);
     if (r == 0)
         r = boot_linux_params(b, &z->l, e);
     if (r == 0)

@@ -104,9 +104,9 @@ int boot_vmlinux(struct boot *b, const struct boot_elf *elf, const char *from, s
     char what[256];
     snprintf(what, sizeof(what), "kernel '%.200s'", b->name);
     gpa_t entry;
-    int r = boot_elf_entry(elf, what, &entry, e);
+    int r = boot_elf_load(b, elf, LAYOUT_HIGH, e);
     if (r == 0)
-        r = boot_elf_load(b, elf, LAYOUT_HIGH, e);
+        r = boot_elf_entry(elf, what, &entry, e);
     if (r == 0)
         r = boot_linux_params(b, &l, e);
     if (r == 0)

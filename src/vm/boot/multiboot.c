@@ -78,9 +78,9 @@ static int mb_load_elf(struct boot *b, gpa_t *entry, struct err *e)
     snprintf(what, sizeof(what), "kernel '%.200s'", b->name);
     int r = boot_elf_parse(elf, &b->kernel, what, e);
     if (r == 0)
-        r = boot_elf_entry(elf, what, entry, e);
-    if (r == 0)
         r = boot_elf_load(b, elf, 0, e);
+    if (r == 0)
+        r = boot_elf_entry(elf, what, entry, e);
     free(elf);
     return r;
 }
