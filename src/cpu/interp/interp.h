@@ -261,6 +261,8 @@ gva_t interp_ea_slow(struct interp *m, const struct uop *u, unsigned len, bool w
 static inline uint64_t interp_ea_off(const struct interp *m, const struct uop *u)
 {
     uint64_t ea = m->c.gpr[u->i.base] + (m->c.gpr[u->i.index] << u->i.scale) + (uint64_t)(int64_t)u->i.disp;
+    if (u->i.base == X86_REG_IP && u->i.asz == 8 && (u->i.flags & X86_I_SLOW_EA)) /* too far for disp: see insn.h */
+        ea += u->i.off + u->i.len;
     return u->i.asz == 8 ? ea : u->i.asz == 4 ? (uint32_t)ea : (uint16_t)ea;
 }
 /* Linear address of the memory operand. In 64-bit mode canonical form is checked by the TLB miss path. */
@@ -325,5 +327,7 @@ uop_fn interp_pick(const struct x86_insn *i);
 
 /* vector*.c: prepares u (i is filled, bytes is the raw instruction). Returns the handler, NULL for #UD. */
 uop_fn interp_vector_prepare(struct interp *m, struct uop *u, const uint8_t *bytes);
+/* Frees m->vec, which interp_vector_prepare makes on first use (NULL until then). */
+void interp_vector_fini(struct interp *m);
 
 #endif
