@@ -329,5 +329,8 @@ uop_fn interp_pick(const struct x86_insn *i);
 uop_fn interp_vector_prepare(struct interp *m, struct uop *u, const uint8_t *bytes);
 /* Frees m->vec, which interp_vector_prepare makes on first use (NULL until then). */
 void interp_vector_fini(struct interp *m);
+/* At the start and end of run(), on its thread: in between the host's MXCSR and x87 registers are the guest's. */
+void interp_vector_enter(struct interp *m);
+void interp_vector_leave(struct interp *m);
 
 #endif

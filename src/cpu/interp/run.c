@@ -319,8 +319,10 @@ static int interp_run(struct vcpu *v, struct vcpu_exit *out)
         m->io.e[m->io.n++] = v->exit;
     if (v->inject.kind != INJECT_NONE)
         m->todo |= TODO_INJECT;
+    interp_vector_enter(m);
     if (!setjmp(m->exit_jmp))
         loop(m);
+    interp_vector_leave(m);
 
     if (!(m->todo & TODO_IO))
         interp_io_commit(m);

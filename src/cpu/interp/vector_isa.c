@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a vector instruction needs and touches: CPUID features, #UD and #NM rules, the shape of its memory operand.
+ *
+ * An ISA set that is not in the table is refused, so that a newer Zydis cannot let through what nobody looked at.
+ */
+#include "cpu/interp/vector.h"
+
+#include <string.h>
+
+/* ---- CPUID ---- */
+
+enum word { W_1C, W_1D, W_7B, W_7C, W_7D, W_71A, W_D1A, W_XC, W_WORDS };
+
+struct need {
+    uint16_t set; /* ZydisISASet */
+    uint8_t word, bit, word2, bit2;
+};
+#define NEED(s, w, b)                                                                                                  \
+    {                                                                                                                  \
+        ZYDIS_ISA_SET_##s, w, b, w, b                                                                                  \
+    }
+#define NEED2(s, w, b, w2, b2)                                                                                         \
+    {                                                                                                                  \
+        ZYDIS_ISA_SET_##s, w, b, w2, b2                                                                                \
+    }
+/* AVX-512 at 128, 256 (with VL), 512 bits and scalar */
+#define NEED_VL(s, w, b)                                                                                               \
+    NEED2(s##_128, w, b, W_7B, 31), NEED2(s##_256, w, b, W_7B, 31),                                                    \
+    {                                                                                                                  \
+        ZYDIS_ISA_SET_##s##_512, w, b, W_7B, 16                                                                        \
+    }
+
+static const struct need needs[] = {
+    NEED(X87, W_1D, 0),
+    NEED2(FCMOV, W_1D, 0, W_1D, 15),
+    NEED2(PPRO, W_1D, 0, W_1D, 15),
+    NEED(PENTIUMMMX, W_1D, 23),
+    NEED(SSE, W_1D, 25),
+    NEED(SSEMXCSR, W_1D, 25),
+    NEED(SSE2, W_1D, 26),
+    NEED(SSE2MMX, W_1D, 26),
+    NEED(SSE3, W_1C, 0),
+    NEED(SSE3X87, W_1C, 0),
+    NEED(PCLMULQDQ, W_1C, 1),
+    NEED(SSSE3, W_1C, 9),
+    NEED(SSSE3MMX, W_1C, 9),
+    NEED(FMA, W_1C, 12),
+    NEED(SSE4, W_1C, 19),
+    NEED(SSE42, W_1C, 20),
+    NEED(AES, W_1C, 25),
+    NEED2(AVXAES, W_1C, 25, W_1C, 28),
+    NEED(AVX, W_1C, 28),
+    NEED(F16C, W_1C, 29),
+    NEED(AVX2, W_7B, 5),
+    NEED(AVX2GATHER, W_7B, 5),
+    NEED(SHA, W_7B, 29),
+    NEED(GFNI, W_7C, 8),
+    NEED2(AVX_GFNI, W_7C, 8, W_1C, 28),
+    NEED(VAES, W_7C, 9),
+    NEED(VPCLMULQDQ, W_7C, 10),
+    NEED(AVX_VNNI, W_71A, 4),
+    NEED(SSE4A, W_XC, 6),
+    NEED(FXSAVE, W_1D, 24),
+    NEED(FXSAVE64, W_1D, 24),
+    NEED(XSAVE, W_1C, 26),
+    NEED(XSAVEOPT, W_D1A, 0),
+    NEED(XSAVEC, W_D1A, 1),
+    NEED(XSAVES, W_D1A, 3),
+    NEED_VL(AVX512F, W_7B, 16),
+    NEED(AVX512F_128N, W_7B, 16),
+    NEED(AVX512F_KOP, W_7B, 16),
+    NEED(AVX512F_SCALAR, W_7B, 16),
+    NEED_VL(AVX512DQ, W_7B, 17),
+    NEED(AVX512DQ_128N, W_7B, 17),
+    NEED(AVX512DQ_KOP, W_7B, 17),
+    NEED(AVX512DQ_SCALAR, W_7B, 17),
+    NEED_VL(AVX512_IFMA, W_7B, 21),
+    NEED_VL(AVX512CD, W_7B, 28),
+    NEED_VL(AVX512BW, W_7B, 30),
+    NEED(AVX512BW_128N, W_7B, 30),
+    NEED(AVX512BW_KOP, W_7B, 30),
+    NEED_VL(AVX512_VBMI, W_7C, 1),
+    NEED_VL(AVX512_VBMI2, W_7C, 6),
+    NEED_VL(AVX512_GFNI, W_7C, 8),
+    NEED_VL(AVX512_VAES, W_7C, 9),
+    NEED_VL(AVX512_VPCLMULQDQ, W_7C, 10),
+    NEED_VL(AVX512_VNNI, W_7C, 11),
+    NEED_VL(AVX512_BITALG, W_7C, 12),
+    NEED_VL(AVX512_VPOPCNTDQ, W_7C, 14),
+    NEED_VL(AVX512_VP2INTERSECT, W_7D, 8),
+    NEED_VL(AVX512_FP16, W_7D, 23),
+    NEED(AVX512_FP16_128N, W_7D, 23),
+    NEED(AVX512_FP16_SCALAR, W_7D, 23),
+    NEED_VL(AVX512_BF16, W_71A, 5),
+};
+
+bool vec_isa_ok(const struct x86_model *mod, const ZydisDecodedInstruction *i)
+{
+    const uint32_t w[W_WORDS] = {
+        [W_1C] = mod->feat_1_ecx, [W_1D] = mod->feat_1_edx,   [W_7B] = mod->feat_7_ebx,   [W_7C] = mod->feat_7_ecx,
+        [W_7D] = mod->feat_7_edx, [W_71A] = mod->feat_71_eax, [W_D1A] = mod->feat_d1_eax, [W_XC] = mod->feat_ext_ecx
+    };
+
+    /* Zydis files VPCLMULQDQ at 128 bits under AVX. */
+    if (i->mnemonic == ZYDIS_MNEMONIC_VPCLMULQDQ && !(w[W_1C] & 2))
+        return false;
+    for (unsigned k = 0; k < ARRAY_LEN(needs); k++)
+        if (needs[k].set == (unsigned)i->meta.isa_set)
+            return (w[needs[k].word] >> needs[k].bit & 1) && (w[needs[k].word2] >> needs[k].bit2 & 1);
+    return false;
+}
+
+/* ---- #UD and #NM ---- */
+
+static bool uses_class(const struct vec_insn *d, ZydisRegisterClass cls)
+{
+    for (unsigned k = 0; k < d->i.operand_count; k++)
+        if (d->op[k].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(d->op[k].reg.value) == cls)
+            return true;
+    return false;
+}
+
+enum vec_gate vec_isa_gate(const struct vec_insn *d)
+{
+    if (d->i.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX || uses_class(d, ZYDIS_REGCLASS_MASK))
+        return VEC_GATE_AVX512;
+    if (d->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+        return VEC_GATE_AVX;
+    if (d->i.mnemonic == ZYDIS_MNEMONIC_FWAIT)
+        return VEC_GATE_FWAIT;
+    if (d->i.meta.isa_ext == ZYDIS_ISA_EXT_X87 || d->i.meta.isa_set == ZYDIS_ISA_SET_SSE3X87)
+        return VEC_GATE_X87;
+    /* SDM Vol. 3B, "Exception Conditions of Legacy SIMD Instructions Operating on MMX Registers" */
+    if (d->i.meta.isa_ext == ZYDIS_ISA_EXT_MMX ||
+        (uses_class(d, ZYDIS_REGCLASS_MMX) && !uses_class(d, ZYDIS_REGCLASS_XMM)))
+        return VEC_GATE_MMX;
+    return VEC_GATE_SSE;
+}
+
+/* ---- the memory operand ---- */
+
+static uint8_t required_align(const struct vec_insn *d, unsigned size)
+{
+    switch (d->i.mnemonic) {
+    case ZYDIS_MNEMONIC_VMOVAPS:
+    case ZYDIS_MNEMONIC_VMOVAPD:
+    case ZYDIS_MNEMONIC_VMOVDQA:
+    case ZYDIS_MNEMONIC_VMOVDQA32:
+    case ZYDIS_MNEMONIC_VMOVDQA64:
+    case ZYDIS_MNEMONIC_VMOVNTPS:
+    case ZYDIS_MNEMONIC_VMOVNTPD:
+    case ZYDIS_MNEMONIC_VMOVNTDQ:
+    case ZYDIS_MNEMONIC_VMOVNTDQA:
+        return (uint8_t)size;
+    case ZYDIS_MNEMONIC_MOVUPS:
+    case ZYDIS_MNEMONIC_MOVUPD:
+    case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU:
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_PCMPISTRI:
+    case ZYDIS_MNEMONIC_PCMPISTRM:
+        return 1;
+    default:
+        return d->i.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && size == 16 ? 16 : 1;
+    }
+}
+
+/* Exception classes whose masked-out elements may fault nevertheless. */
+static bool no_fault_suppression(ZydisExceptionClass c)
+{
+    switch (c) {
+    case ZYDIS_EXCEPTION_CLASS_E1NF:
+    case ZYDIS_EXCEPTION_CLASS_E2NF:
+    case ZYDIS_EXCEPTION_CLASS_E3NF:
+    case ZYDIS_EXCEPTION_CLASS_E4NF:
+    case ZYDIS_EXCEPTION_CLASS_E5NF:
+    case ZYDIS_EXCEPTION_CLASS_E6NF:
+    case ZYDIS_EXCEPTION_CLASS_E9NF:
+    case ZYDIS_EXCEPTION_CLASS_E10NF:
+    case ZYDIS_EXCEPTION_CLASS_E11NF:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool is_expand(ZydisMnemonic m)
+{
+    switch (m) {
+    case ZYDIS_MNEMONIC_VEXPANDPS:
+    case ZYDIS_MNEMONIC_VEXPANDPD:
+    case ZYDIS_MNEMONIC_VPEXPANDB:
+    case ZYDIS_MNEMONIC_VPEXPANDW:
+    case ZYDIS_MNEMONIC_VPEXPANDD:
+    case ZYDIS_MNEMONIC_VPEXPANDQ:
+    case ZYDIS_MNEMONIC_VCOMPRESSPS:
+    case ZYDIS_MNEMONIC_VCOMPRESSPD:
+    case ZYDIS_MNEMONIC_VPCOMPRESSB:
+    case ZYDIS_MNEMONIC_VPCOMPRESSW:
+    case ZYDIS_MNEMONIC_VPCOMPRESSD:
+    case ZYDIS_MNEMONIC_VPCOMPRESSQ:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool is_vmaskmov(ZydisMnemonic m)
+{
+    return m == ZYDIS_MNEMONIC_VMASKMOVPS || m == ZYDIS_MNEMONIC_VMASKMOVPD || m == ZYDIS_MNEMONIC_VPMASKMOVD ||
+           m == ZYDIS_MNEMONIC_VPMASKMOVQ;
+}
+
+/* 0 if m is neither gather nor scatter, else the size of an index. */
+static unsigned vsib_index_size(ZydisMnemonic m)
+{
+    switch (m) {
+    case ZYDIS_MNEMONIC_VGATHERDPS:
+    case ZYDIS_MNEMONIC_VGATHERDPD:
+    case ZYDIS_MNEMONIC_VPGATHERDD:
+    case ZYDIS_MNEMONIC_VPGATHERDQ:
+    case ZYDIS_MNEMONIC_VSCATTERDPS:
+    case ZYDIS_MNEMONIC_VSCATTERDPD:
+    case ZYDIS_MNEMONIC_VPSCATTERDD:
+    case ZYDIS_MNEMONIC_VPSCATTERDQ:
+        return 4;
+    case ZYDIS_MNEMONIC_VGATHERQPS:
+    case ZYDIS_MNEMONIC_VGATHERQPD:
+    case ZYDIS_MNEMONIC_VPGATHERQD:
+    case ZYDIS_MNEMONIC_VPGATHERQQ:
+    case ZYDIS_MNEMONIC_VSCATTERQPS:
+    case ZYDIS_MNEMONIC_VSCATTERQPD:
+    case ZYDIS_MNEMONIC_VPSCATTERQD:
+    case ZYDIS_MNEMONIC_VPSCATTERQQ:
+        return 8;
+    default:
+        return 0;
+    }
+}
+
+static uint8_t reg_id(const ZydisDecodedOperand *o)
+{
+    return (uint8_t)ZydisRegisterGetId(o->reg.value);
+}
+
+static bool classify_vsib(const struct vec_insn *d, struct vec_op *op, const ZydisDecodedOperand *mem)
+{
+    bool evex = d->i.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
+    unsigned isize = vsib_index_size(d->i.mnemonic), vl = d->i.avx.vector_length / 8;
+
+    if (!isize)
+        return false;
+    op->kind = mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE ? VEC_SCATTER : VEC_GATHER;
+    op->isize = (uint8_t)isize;
+    op->elem = (uint8_t)(mem->element_size / 8);
+    op->count = (uint8_t)(vl / (op->elem > isize ? op->elem : isize));
+    op->index = (uint8_t)ZydisRegisterGetId(mem->mem.index);
+    op->mask_k = evex;
+    op->vex = true;
+    if (op->kind == VEC_GATHER) {
+        op->reg = reg_id(&d->op[0]);
+        op->mask = reg_id(&d->op[evex ? 1 : 2]);
+        if (op->reg == op->index || (!evex && (op->mask == op->reg || op->mask == op->index)))
+            return false;
+    } else {
+        op->mask = reg_id(&d->op[1]);
+        op->reg = reg_id(&d->op[2]);
+    }
+    return !(op->mask_k && op->mask == 0);
+}
+
+static bool classify_masked(const struct vec_insn *d, struct vec_op *op, const ZydisDecodedOperand *mem, bool store)
+{
+    bool k_masked = (d->i.avx.mask.mode == ZYDIS_MASK_MODE_MERGING || d->i.avx.mask.mode == ZYDIS_MASK_MODE_ZEROING) &&
+                    d->i.avx.mask.reg != ZYDIS_REGISTER_K0;
+
+    op->elem = (uint8_t)(mem->element_size / 8);
+    op->count = (uint8_t)mem->element_count;
+    op->dcount = op->count;
+    if (is_vmaskmov(d->i.mnemonic)) {
+        op->kind = store ? VEC_MASKED_ST : VEC_MASKED_LD;
+        op->mask = reg_id(&d->op[1]);
+        return true;
+    }
+    if (!k_masked || (!store && no_fault_suppression(d->i.meta.exception_class)))
+        return true;
+    op->mask_k = true;
+    op->mask = (uint8_t)ZydisRegisterGetId(d->i.avx.mask.reg);
+    if (is_expand(d->i.mnemonic)) {
+        op->kind = store ? VEC_COMPRESS : VEC_EXPAND;
+        return true;
+    }
+    op->kind = store ? VEC_MASKED_ST : VEC_MASKED_LD;
+    if (!store && op->count < d->op[0].element_count && op->count > 0 && d->i.avx.broadcast.mode)
+        op->dcount = (uint8_t)d->op[0].element_count;
+    return op->elem * op->count <= 64 && op->elem && !(op->elem & (op->elem - 1));
+}
+
+static bool classify_mem(const struct vec_insn *d, struct vec_op *op, const ZydisDecodedOperand *mem)
+{
+    bool read = mem->actions & ZYDIS_OPERAND_ACTION_MASK_READ, write = mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+
+    if (mem->mem.type == ZYDIS_MEMOP_TYPE_VSIB)
+        return classify_vsib(d, op, mem);
+    if (read == write || mem->size == 0 || mem->size > 512 || mem->size % 8)
+        return false;
+    op->msize = (uint8_t)(mem->size / 8);
+    op->align = required_align(d, op->msize);
+    op->kind = write ? VEC_STORE : VEC_LOAD;
+    switch (d->i.mnemonic) {
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU:
+        op->kind = VEC_BYTES;
+        op->align = 1;
+        return true;
+    default:
+        break;
+    }
+    return classify_masked(d, op, mem, write);
+}
+
+/* x87 instructions that leave FOP, FIP and FDP alone: SDM Vol. 1, "x87 FPU Instruction and Data (Operand) Pointers". */
+static bool is_x87_control(ZydisMnemonic m)
+{
+    switch (m) {
+    case ZYDIS_MNEMONIC_FNINIT:
+    case ZYDIS_MNEMONIC_FNCLEX:
+    case ZYDIS_MNEMONIC_FLDCW:
+    case ZYDIS_MNEMONIC_FNSTCW:
+    case ZYDIS_MNEMONIC_FNSTSW:
+    case ZYDIS_MNEMONIC_FWAIT:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool vec_classify(const struct vec_insn *d, struct vec_op *op)
+{
+    *op = (struct vec_op){ .gate = (uint8_t)vec_isa_gate(d), .kind = VEC_REG, .align = 1 };
+    op->vex = d->i.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+    op->x87 = op->gate <= VEC_GATE_MMX || uses_class(d, ZYDIS_REGCLASS_MMX);
+    op->waits =
+        op->gate <= VEC_GATE_MMX && d->i.mnemonic != ZYDIS_MNEMONIC_FNSTCW && d->i.mnemonic != ZYDIS_MNEMONIC_FNSTSW;
+    if (op->gate == VEC_GATE_X87 && !is_x87_control(d->i.mnemonic)) {
+        op->tracked = true;
+        op->fop = (uint16_t)((d->i.opcode & 7) << 8 | d->bytes[d->i.raw.modrm.offset]);
+    }
+    for (unsigned k = 0; k < d->i.operand_count; k++)
+        if (d->op[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
+            return classify_mem(d, op, &d->op[k]);
+    return true;
+}

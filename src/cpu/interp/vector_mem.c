@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Vector memory operands that are more than one plain access: crossing a page, MMIO, masked elements, gathers.
+ *
+ * A bounce buffer has the operand's address modulo 64, so that the host itself applies its alignment rules. Elements
+ * that the mask leaves out are never touched and cannot fault.
+ */
+#include "cpu/interp/vector.h"
+
+#include <string.h>
+
+enum { BOUNCE = 64 + 64 + 64 };
+
+/* ---- plain operands ---- */
+
+/* Alignment comes before the page walk. An AMD guest may have lifted it for loads that compute (MXCSR.MM). */
+static void check_align(struct interp *m, const struct uop *u, const struct vec_op *op, gva_t lin)
+{
+    if (op->align <= 1 || !(lin & (op->align - 1U)))
+        return;
+    if (!op->vex && op->kind == VEC_LOAD && (vec_mxcsr(m) & 1U << 17))
+        return;
+    interp_gp(m, u, 0);
+}
+
+/* A pending x87 exception comes before the memory access. */
+static void check_pending(struct interp *m, const struct uop *u, const struct vec_op *op)
+{
+    uint16_t fsw;
+
+    if (!op->x87 || !op->waits)
+        return;
+    __asm__ volatile("fnstsw %0" : "=a"(fsw));
+    if (fsw & 0x80)
+        vec_fault(m, u, X86_MF);
+}
+
+/* The stub may pop the x87 stack before the write leaves for MMIO: then the instruction starts again from the old
+ * state. */
+static void store_bounced(struct interp *m, const struct uop *u, const struct vec_op *op, gva_t lin, void *host)
+{
+    if (op->x87) {
+        vec_x87_save(m);
+        op->stub(m, u, host);
+        m->vec->live = false;
+        interp_write(m, u, m->ctx, lin, host, op->msize);
+        m->vec->live = true;
+        return;
+    }
+    op->stub(m, u, host);
+    interp_write(m, u, m->ctx, lin, host, op->msize);
+}
+
+void vec_mem_slow(struct interp *m, const struct uop *u, gva_t lin)
+{
+    uint8_t buf[BOUNCE] __attribute__((aligned(64)));
+    const struct vec_op *op = vec_op_of(u);
+    void *host, *at = buf + (lin & 63);
+    bool store = op->kind == VEC_STORE;
+
+    check_pending(m, u, op);
+    check_align(m, u, op, lin);
+    host = interp_host(m, u, lin, op->msize, store);
+    if (host) {
+        op->stub(m, u, host);
+        if (store)
+            interp_host_stored(m, lin, op->msize);
+    } else if (store) {
+        interp_probe_write(m, u, m->ctx, lin, op->msize);
+        store_bounced(m, u, op, lin, at);
+    } else {
+        interp_read(m, u, m->ctx, lin, at, op->msize);
+        op->stub(m, u, at);
+    }
+}
+
+/* ---- masked elements ---- */
+
+static uint64_t sign_mask(const uint8_t *v, unsigned elem, unsigned count)
+{
+    uint64_t bits = 0;
+
+    for (unsigned k = 0; k < count; k++)
+        bits |= (uint64_t)(v[(k + 1) * elem - 1] >> 7) << k;
+    return bits;
+}
+
+static uint64_t low_bits(unsigned n)
+{
+    return n >= 64 ? ~0UL : (1UL << n) - 1;
+}
+
+/* Which elements in memory are touched. */
+static uint64_t element_mask(const struct interp *m, const struct vec_op *op)
+{
+    uint64_t bits, out = 0;
+
+    if (!op->mask_k)
+        return sign_mask(m->c.fpu.vec[op->mask], op->elem, op->count);
+    bits = m->c.fpu.k[op->mask] & low_bits(op->dcount);
+    if (op->kind == VEC_EXPAND || op->kind == VEC_COMPRESS)
+        return low_bits((unsigned)__builtin_popcountl(bits));
+    for (unsigned k = 0; k < op->dcount; k++)
+        out |= (bits >> k & 1) << (k % op->count);
+    return out;
+}
+
+enum run_action { RUN_PROBE, RUN_READ, RUN_WRITE };
+
+/* Applies act to each run of set elements; off is the offset of element 0 in the segment. */
+static void each_run(struct interp *m, const struct uop *u, uint64_t need, enum run_action act, uint8_t *buf)
+{
+    const struct vec_op *op = vec_op_of(u);
+    uint64_t off = interp_ea_off(m, u);
+    unsigned elem = op->kind == VEC_BYTES ? 1 : op->elem, first = 0;
+
+    while (need) {
+        unsigned skip = (unsigned)__builtin_ctzl(need), n;
+        uint64_t inv;
+
+        need >>= skip;
+        first += skip;
+        inv = ~need;
+        n = inv ? (unsigned)__builtin_ctzl(inv) : 64;
+        gva_t lin = interp_seg_lin(m, u, u->i.seg, off + first * elem, n * elem, act != RUN_READ);
+        if (act == RUN_PROBE)
+            interp_probe_write(m, u, m->ctx, lin, n * elem);
+        else if (act == RUN_READ)
+            interp_read(m, u, m->ctx, lin, buf + first * elem, n * elem);
+        else
+            interp_write(m, u, m->ctx, lin, buf + first * elem, n * elem);
+        need = n >= 64 ? 0 : need >> n;
+        first += n;
+    }
+}
+
+static __attribute__((noinline)) void masked_load(struct interp *m, const struct uop *u)
+{
+    uint8_t buf[BOUNCE] __attribute__((aligned(64)));
+    const struct vec_op *op = vec_op_of(u);
+    const struct tlb_entry *e;
+    gva_t lin;
+    uint8_t *at;
+
+    vec_gate_check(m, u, op->gate);
+    lin = interp_ea_off(m, u) + m->c.seg[u->i.seg].base;
+    e = tlb_slot(m, lin);
+    if (!(u->i.flags & X86_I_SLOW_EA) && e->rtag == ((lin + op->msize - 1) & PAGE_MASK)) {
+        op->stub(m, u, (void *)(lin + e->addend));
+        return;
+    }
+    check_align(m, u, op, lin);
+    memset(buf, 0, sizeof(buf));
+    at = buf + (lin & 63);
+    each_run(m, u, element_mask(m, op), RUN_READ, at);
+    op->stub(m, u, at);
+}
+
+static __attribute__((noinline)) void masked_store(struct interp *m, const struct uop *u)
+{
+    uint8_t buf[BOUNCE] __attribute__((aligned(64)));
+    const struct vec_op *op = vec_op_of(u);
+    const struct tlb_entry *e;
+    uint64_t need;
+    uint8_t *at;
+    gva_t lin;
+
+    vec_gate_check(m, u, op->gate);
+    lin = interp_ea_off(m, u) + m->c.seg[u->i.seg].base;
+    e = tlb_slot(m, lin);
+    if (!(u->i.flags & X86_I_SLOW_EA) && e->wtag == ((lin + op->msize - 1) & PAGE_MASK)) {
+        op->stub(m, u, (void *)(lin + e->addend));
+        if (unlikely(*e->fflags))
+            interp_code_hit(m, lin, op->msize, e);
+        return;
+    }
+    check_align(m, u, op, lin);
+    need = element_mask(m, op);
+    at = buf + (lin & 63);
+    each_run(m, u, need, RUN_PROBE, NULL);
+    op->stub(m, u, at);
+    each_run(m, u, need, RUN_WRITE, at);
+}
+
+/* MASKMOVQ, MASKMOVDQU: bytes of the first register whose byte in the second has its top bit set. */
+static __attribute__((noinline)) void masked_bytes(struct interp *m, const struct uop *u)
+{
+    uint8_t buf[32] __attribute__((aligned(16)));
+    const struct vec_op *op = vec_op_of(u);
+    uint64_t need;
+
+    vec_gate_check(m, u, op->gate);
+    if (op->x87 && !m->vec->live)
+        vec_x87_load(m);
+    op->stub(m, u, buf);
+    need = sign_mask(buf + 16, 1, op->msize);
+    each_run(m, u, need, RUN_PROBE, NULL);
+    each_run(m, u, need, RUN_WRITE, buf);
+}
+
+/* ---- gathers and scatters ---- */
+
+static uint64_t vsib_off(const struct interp *m, const struct uop *u, const struct vec_op *op, unsigned k)
+{
+    const uint8_t *v = m->c.fpu.vec[op->index];
+    uint64_t ea, idx;
+
+    if (op->isize == 8) {
+        memcpy(&idx, v + k * 8, 8);
+    } else {
+        int32_t i32;
+        memcpy(&i32, v + k * 4, 4);
+        idx = (uint64_t)(int64_t)i32;
+    }
+    ea = m->c.gpr[u->i.base] + (idx << u->i.scale) + (uint64_t)(int64_t)u->i.disp;
+    return u->i.asz == 8 ? ea : u->i.asz == 4 ? (uint32_t)ea : (uint16_t)ea;
+}
+
+static uint64_t vsib_mask(const struct interp *m, const struct vec_op *op)
+{
+    if (op->mask_k)
+        return m->c.fpu.k[op->mask] & low_bits(op->count);
+    return sign_mask(m->c.fpu.vec[op->mask], op->elem, op->count);
+}
+
+/* Element k is done: its mask goes, so that a fault in a later one restarts behind it. */
+static void vsib_done(struct interp *m, const struct vec_op *op, unsigned k)
+{
+    if (op->mask_k)
+        m->c.fpu.k[op->mask] &= ~(1UL << k);
+    else
+        memset(m->c.fpu.vec[op->mask] + k * op->elem, 0, op->elem);
+    if (m->io.n)
+        interp_io_commit(m);
+}
+
+static void zero_above(struct interp *m, unsigned reg, unsigned len)
+{
+    memset(m->c.fpu.vec[reg] + len, 0, 64 - len);
+}
+
+/* SDM Vol. 2C, "VPGATHERDD": elements complete from the lowest; the mask is widened from its sign bits first. */
+static __attribute__((noinline)) void gather(struct interp *m, const struct uop *u)
+{
+    const struct vec_op *op = vec_op_of(u);
+    uint64_t mask;
+
+    vec_gate_check(m, u, op->gate);
+    mask = vsib_mask(m, op);
+    if (!op->mask_k)
+        for (unsigned k = 0; k < op->count; k++)
+            memset(m->c.fpu.vec[op->mask] + k * op->elem, mask >> k & 1 ? 0xff : 0, op->elem);
+    for (unsigned k = 0; k < op->count; k++) {
+        uint64_t val = 0;
+
+        if (!(mask >> k & 1))
+            continue;
+        gva_t lin = interp_seg_lin(m, u, u->i.seg, vsib_off(m, u, op, k), op->elem, false);
+        val = op->elem == 8 ? interp_ld64(m, u, lin) : interp_ld32(m, u, lin);
+        memcpy(m->c.fpu.vec[op->reg] + k * op->elem, &val, op->elem);
+        vsib_done(m, op, k);
+    }
+    zero_above(m, op->reg, (unsigned)op->count * op->elem);
+    if (op->mask_k)
+        m->c.fpu.k[op->mask] = 0;
+    else
+        memset(m->c.fpu.vec[op->mask], 0, 64);
+}
+
+static __attribute__((noinline)) void scatter(struct interp *m, const struct uop *u)
+{
+    const struct vec_op *op = vec_op_of(u);
+    uint64_t mask;
+
+    vec_gate_check(m, u, op->gate);
+    mask = vsib_mask(m, op);
+    for (unsigned k = 0; k < op->count; k++) {
+        uint64_t val = 0;
+
+        if (!(mask >> k & 1))
+            continue;
+        gva_t lin = interp_seg_lin(m, u, u->i.seg, vsib_off(m, u, op, k), op->elem, true);
+        memcpy(&val, m->c.fpu.vec[op->reg] + k * op->elem, op->elem);
+        if (op->elem == 8)
+            interp_st64(m, u, lin, val);
+        else
+            interp_st32(m, u, lin, (uint32_t)val);
+        vsib_done(m, op, k);
+    }
+    m->c.fpu.k[op->mask] = 0;
+}
+
+/* The work is done in functions of their own: one with a local buffer could not tail-call the next instruction. */
+#define MEM_OP(name, next)                                                                                             \
+    static void op_##name(struct interp *m, const struct uop *u)                                                       \
+    {                                                                                                                  \
+        name(m, u);                                                                                                    \
+        next(m, u);                                                                                                    \
+    }
+MEM_OP(masked_load, NEXT)
+MEM_OP(masked_store, NEXT_ST)
+MEM_OP(masked_bytes, NEXT_ST)
+MEM_OP(gather, NEXT)
+MEM_OP(scatter, NEXT_ST)
+
+uop_fn vec_mem_handler(const struct vec_op *op)
+{
+    switch (op->kind) {
+    case VEC_MASKED_LD:
+    case VEC_EXPAND:
+        return op_masked_load;
+    case VEC_MASKED_ST:
+    case VEC_COMPRESS:
+        return op_masked_store;
+    case VEC_BYTES:
+        return op_masked_bytes;
+    case VEC_GATHER:
+        return op_gather;
+    case VEC_SCATTER:
+        return op_scatter;
+    default:
+        return NULL;
+    }
+}
