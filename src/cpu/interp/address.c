@@ -52,7 +52,7 @@ void interp_mode_changed(struct interp *m)
     else
         m->sp_mask = m->c.seg[X86_SS_SEG].attr & X86_SEG_DB ? 0xffffffff : 0xffff;
     if (m->c.cpl == 3)
-        m->ctx = TLB_USER;
+        m->ctx = (m->c.cr0 & X86_CR0_AM) && (m->c.rflags & X86_FL_AC) ? TLB_USER_AC : TLB_USER;
     else
         m->ctx = (m->c.cr4 & X86_CR4_SMAP) && !(m->c.rflags & X86_FL_AC) ? TLB_KERNEL : TLB_KERNEL_AC;
     m->tlb = m->tlbs[m->ctx];

@@ -184,3 +184,55 @@ void sys_check_ip(struct interp *m, const struct uop *u, uint64_t raw, uint64_t 
     if (sys_code64(m, raw) ? !x86_canonical(ip) : ip > x86_seg_parse(0, raw, 0).limit)
         interp_gp(m, u, error);
 }
+
+uint64_t sys_return_cs(struct interp *m, const struct uop *u, uint16_t cs, uint64_t ip)
+{
+    struct x86_fault f;
+    uint64_t raw;
+
+    if (x86_sel_null(cs))
+        interp_gp(m, u, 0);
+    raw = sys_desc(m, u, cs, X86_GP, 0);
+    if (!x86_check_code_return(cs, raw, m->c.cpl, x86_long_mode(&m->c), &f))
+        interp_raise(m, u, f);
+    sys_desc_accessed(m, u, cs, &raw);
+    sys_check_ip(m, u, raw, ip, 0);
+    return raw;
+}
+
+struct x86_seg sys_return_ss(struct interp *m, const struct uop *u, uint16_t ss, uint16_t cs, uint64_t cs_raw)
+{
+    unsigned rpl = cs & X86_SEL_RPL;
+    struct x86_fault f;
+    uint64_t raw;
+
+    if (x86_sel_null(ss)) {
+        if (!sys_code64(m, cs_raw) || rpl == 3 || (ss & X86_SEL_RPL) != rpl)
+            interp_gp(m, u, 0);
+        return x86_seg_null(ss, 0);
+    }
+    raw = sys_desc(m, u, ss, X86_GP, 0);
+    if (!x86_check_stack(ss, raw, rpl, X86_GP, &f))
+        interp_raise(m, u, f);
+    sys_desc_accessed(m, u, ss, &raw);
+    return x86_seg_parse(ss, raw, 0);
+}
+
+void sys_return_drop(struct interp *m, unsigned cpl)
+{
+    static const uint8_t data[] = { X86_ES, X86_DS, X86_FS, X86_GS };
+
+    for (unsigned i = 0; i < ARRAY_LEN(data); i++)
+        if (x86_seg_drop_on_return(&m->c.seg[data[i]], cpl))
+            m->c.seg[data[i]] = x86_seg_null(0, 0);
+}
+
+void sys_return_sp(struct interp *m, uint64_t sp, const struct x86_seg *ss, uint64_t cs_raw)
+{
+    uint64_t *rsp = &m->c.gpr[X86_RSP];
+
+    if (sys_code64(m, cs_raw) || (ss->attr & X86_SEG_DB))
+        *rsp = sp;
+    else
+        *rsp = (*rsp & ~0xffffUL) | (sp & 0xffff);
+}

@@ -10,6 +10,53 @@
 #include "cpu/interp/interp.h"
 #include "x86/segment.h"
 
+/* The handler for a system instruction, NULL if it is not one; and the families behind it. */
+uop_fn sys_pick(const struct x86_insn *i);
+uop_fn sysseg_pick(const struct x86_insn *i);
+uop_fn far_pick(const struct x86_insn *i);
+uop_fn iret_pick(const struct x86_insn *i);
+uop_fn sysflags_pick(const struct x86_insn *i);
+uop_fn syscall_pick(const struct x86_insn *i);
+uop_fn syscr_pick(const struct x86_insn *i);
+uop_fn sysmsr_pick(const struct x86_insn *i);
+uop_fn io_pick(const struct x86_insn *i);
+uop_fn int_pick(const struct x86_insn *i);
+
+/* The end of a handler whose instruction may or may not end its block. */
+static inline void sys_done(struct interp *m, const struct uop *u)
+{
+    if (u->i.flags & X86_I_BRANCH) {
+        interp_retire(m, u);
+        return;
+    }
+    NEXT_ST(m, u);
+}
+
+static inline bool sys_vm86(const struct interp *m)
+{
+    return m->c.rflags & X86_FL_VM;
+}
+static inline unsigned sys_iopl(const struct interp *m)
+{
+    return (m->c.rflags & X86_FL_IOPL) >> 12;
+}
+/* #GP(0) outside ring 0 (which virtual-8086 mode always is). */
+static inline void sys_need_cpl0(struct interp *m, const struct uop *u)
+{
+    if (m->c.cpl != 0)
+        interp_gp(m, u, 0);
+}
+/* #UD where selectors mean nothing. */
+static inline void sys_need_protected(struct interp *m, const struct uop *u)
+{
+    if (x86_real_mode(&m->c) || sys_vm86(m))
+        interp_ud(m, u);
+}
+static inline uint64_t sys_cut(uint64_t v, unsigned size)
+{
+    return size == 8 ? v : v & ((1UL << (size * 8)) - 1);
+}
+
 /* ORs ext into the error code of a check's fault and raises it. */
 _Noreturn void sys_raise(struct interp *m, const struct uop *u, struct x86_fault f, uint32_t ext);
 
@@ -56,6 +103,16 @@ static inline bool sys_code64(const struct interp *m, uint64_t raw)
 }
 /* #GP(error) unless ip may be executed in the code segment raw. */
 void sys_check_ip(struct interp *m, const struct uop *u, uint64_t raw, uint64_t ip, uint32_t error);
+
+/*
+ * Parts of RET and IRET to a code segment. sys_return_cs returns the checked descriptor of cs; sys_return_ss the
+ * stack segment for privilege RPL(cs); sys_return_drop nulls the data segments that the outer privilege may not have.
+ */
+uint64_t sys_return_cs(struct interp *m, const struct uop *u, uint16_t cs, uint64_t ip);
+struct x86_seg sys_return_ss(struct interp *m, const struct uop *u, uint16_t ss, uint16_t cs, uint64_t cs_raw);
+void sys_return_drop(struct interp *m, unsigned cpl);
+/* RSP after a return to CS = cs_raw and stack ss: a 16-bit stack changes SP only. */
+void sys_return_sp(struct interp *m, uint64_t sp, const struct x86_seg *ss, uint64_t cs_raw);
 
 /* MOV and POP to a segment register, all modes and checks; commits the register. Not CS. sysseg.c */
 void sys_load_sreg(struct interp *m, const struct uop *u, unsigned sreg, uint16_t sel);
