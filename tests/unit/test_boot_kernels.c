@@ -435,7 +435,7 @@ static void test_multiboot_refused(void **st)
     } bad[] = {
         { 0x10013, 0, 0x1badb002, "features 0x10" },
         { 0x10003, 16, 0x300000, "does not fit" },
-        { 0x10003, 20, 0x100000, "truncated" },
+        { 0x10003, 20, 0x100000, "ends loading" },
         { 0x10003, 20, 0x4000000, "truncated" },
         { 0x10003, 24, 0x200001, "bss" },
         { 0x10003, 24, 0xffffffff, "not all RAM" },

@@ -49,7 +49,10 @@ static int mb_load_kludge(struct boot *b, size_t header, gpa_t *entry, struct er
                        b->name, header, header_addr, load);
     uint64_t from = header - (header_addr - load);
     uint64_t n = load_end ? load_end - load : b->kernel.len - from;
-    if ((load_end && load_end < load) || !boot_within(from, n, b->kernel.len))
+    if (load_end && load_end < load)
+        return err_set(e, EINVAL, "kernel '%.200s' is damaged: its multiboot header ends loading before it begins",
+                       b->name);
+    if (!boot_within(from, n, b->kernel.len))
         return err_set(e, EINVAL,
                        "kernel '%.200s' is truncated or damaged: its multiboot header asks for %#" PRIx64
                        " bytes from offset %#" PRIx64 ", the file has %#zx",

@@ -16,10 +16,10 @@ int boot_pvh(struct boot *b, const struct boot_elf *elf, const char *from, struc
     uint8_t info[MODLIST + 32] = { 0 }, memmap[E820_MAX * MEMMAP_ENTRY] = { 0 };
     struct boot_e820 map[E820_MAX];
     unsigned n = boot_e820(b->mem, map);
-    if (elf->pvh_entry < elf->start || elf->pvh_entry >= elf->end)
-        return err_set(e, EINVAL, "kernel '%.200s': its PVH entry %#" PRIx64 " is outside its segments", b->name,
-                       elf->pvh_entry);
     int r = boot_elf_load(b, elf, LAYOUT_HIGH, e);
+    if (r == 0 && (elf->pvh_entry < elf->start || elf->pvh_entry >= elf->end))
+        r = err_set(e, EINVAL, "kernel '%.200s': its PVH entry %#" PRIx64 " is outside its segments", b->name,
+                    elf->pvh_entry);
     if (r == 0)
         r = boot_cmdline(b, "", true, CMDLINE_MAX, e);
     if (r == 0)
