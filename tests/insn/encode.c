@@ -8,7 +8,18 @@ enum { TRIES = 40 };
 
 bool gen_decode(struct gen_insn *i)
 {
-    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&i->g->f[i->c->mode32]->dec, i->buf, 15, &i->z, i->ops));
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&i->g->f[i->c->mode32]->dec, i->buf, 15, &i->z, i->ops)))
+        return false;
+    /* Zydis 4.0 takes [disp32 + index] for [r13d + index] when the address size is 32 bits and REX.B is set. */
+    if (i->z.address_width == 32 && (i->z.attributes & ZYDIS_ATTRIB_HAS_SIB) && i->z.raw.modrm.mod == 0 &&
+        i->z.raw.sib.base == 5)
+        for (unsigned k = 0; k < i->z.operand_count; k++)
+            if (i->ops[k].type == ZYDIS_OPERAND_TYPE_MEMORY && i->ops[k].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM) {
+                i->ops[k].mem.base = ZYDIS_REGISTER_NONE;
+                i->ops[k].mem.disp.has_displacement = true;
+                i->ops[k].mem.disp.value = i->z.raw.disp.value;
+            }
+    return true;
 }
 
 static void shuffle(struct rng *r, uint8_t *p, unsigned n)

@@ -266,6 +266,14 @@ static bool writes_segment(const ZydisDecodedInstruction *z, const ZydisDecodedO
     return false;
 }
 
+static bool has_prefix(const ZydisDecodedInstruction *z, uint8_t byte)
+{
+    for (unsigned i = 0; i < z->raw.prefix_count; i++)
+        if (z->raw.prefixes[i].value == byte)
+            return true;
+    return false;
+}
+
 const char *isa_denied(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
 {
     for (unsigned i = 0; i < ARRAY_LEN(denied); i++)
@@ -275,5 +283,11 @@ const char *isa_denied(const ZydisDecodedInstruction *z, const ZydisDecodedOpera
         return "far transfer";
     if (z->mnemonic == ZYDIS_MNEMONIC_INT && ops[0].imm.value.u == 0x80)
         return "system call";
+    if (z->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 && z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE &&
+        has_prefix(z, 0x66))
+        return "66 before a near branch differs by vendor";
+    if ((z->mnemonic == ZYDIS_MNEMONIC_LOOPE || z->mnemonic == ZYDIS_MNEMONIC_LOOPNE) &&
+        (has_prefix(z, 0xf2) || has_prefix(z, 0xf3)))
+        return "AMD takes F2 and F3 for the condition";
     return writes_segment(z, ops) ? "segment load" : NULL;
 }

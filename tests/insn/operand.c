@@ -254,8 +254,18 @@ static void patch_operand(struct gen_insn *i, uint64_t t, unsigned size)
         patch_mem(i, t, b, size);
 }
 
+/* Which operand CMPS reads first is not specified, so only one of them may fault. */
+static bool is_cmps(const struct gen_insn *i)
+{
+    return i->z.meta.category == ZYDIS_CATEGORY_STRINGOP && i->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+           i->ops[1].type == ZYDIS_OPERAND_TYPE_MEMORY && i->z.mnemonic >= ZYDIS_MNEMONIC_CMPSB &&
+           i->z.mnemonic <= ZYDIS_MNEMONIC_CMPSW;
+}
+
 static void solve_memory(struct gen_insn *i)
 {
+    unsigned safe = is_cmps(i) ? (unsigned)rng_below(i->r, 2) : 2;
+
     for (unsigned k = 0; k < i->z.operand_count; k++) {
         const ZydisDecodedOperand *o = &i->ops[k];
 
@@ -274,6 +284,9 @@ static void solve_memory(struct gen_insn *i)
         bool low_only =
             b == ZYDIS_REGISTER_RIP || b == ZYDIS_REGISTER_EIP || (gpr_id(b) < 0 && i->z.raw.disp.size < 64);
         uint64_t t = pick_target(i, o->size / 8, low_only && i->z.address_width == 64 ? 32 : i->z.address_width);
+
+        if (k == safe) /* aligned, inside the pages for any count */
+            t = (i->z.address_width == 16 ? INSN_LOW : INSN_DATA) + 0x200 + rng_below(i->r, 0x180) * 8;
 
         if (m->type == ZYDIS_MEMOP_TYPE_AGEN && rng_pct(i->r, 70))
             continue;
@@ -422,6 +435,7 @@ static void solve_special_pre(struct gen_insn *i)
 
         memcpy(i->buf + i->z.raw.imm[0].offset, &size, 2);
         i->buf[i->z.raw.imm[1].offset] = level;
+        s->rflags &= ~(uint64_t)X86_FL_AC; /* the probe of the final RSP: whether it checks alignment differs */
         s->gpr[X86_RBP] = INSN_STACK + 0x1000 + rng_below(i->r, 0x800);
         break;
     }
