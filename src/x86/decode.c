@@ -91,6 +91,11 @@ static void fill_mem(const struct decoded *d, const ZydisDecodedOperand *o, stru
     unsigned seg = (unsigned)(o->mem.segment - ZYDIS_REGISTER_ES);
 
     out->base = ea_reg(o->mem.base);
+    /* Without a base: Zydis 4.0 sees that for EBP and R13, but takes R13D for a base. */
+    if (d->i.raw.modrm.mod == 0 && d->i.raw.modrm.rm == 4 && d->i.raw.sib.base == 5 && out->asz == 4) {
+        out->base = X86_REG_ZERO;
+        disp = d->i.raw.disp.value;
+    }
     if (is_vector_reg(o->mem.index))
         out->r2 = (uint8_t)(X86_VSIB | ZydisRegisterGetId(o->mem.index));
     else
@@ -425,6 +430,21 @@ static void cook(const struct decoded *d, struct x86_insn *out)
     }
 }
 
+/* REX.B makes 90 an XCHG, also behind F3, where Zydis sees PAUSE: decodes without the F3. */
+static enum x86_decode_status decode_xchg(const struct decoded *d, const uint8_t *bytes, struct x86_insn *out)
+{
+    uint8_t b[15];
+    unsigned n = 0, pre = d->i.raw.prefix_count;
+    enum x86_decode_status st;
+
+    for (unsigned k = 0; k < d->i.length; k++)
+        if (k >= pre || bytes[k] != 0xf3)
+            b[n++] = bytes[k];
+    st = x86_decode(b, n, d->mode, out);
+    out->len = d->i.length;
+    return st;
+}
+
 enum x86_decode_status x86_decode(const uint8_t *bytes, unsigned avail, enum x86_mode mode, struct x86_insn *out)
 {
     ZydisDecoder dec;
@@ -441,6 +461,8 @@ enum x86_decode_status x86_decode(const uint8_t *bytes, unsigned avail, enum x86
     if (!ZYAN_SUCCESS(st) || !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&dec, &ctx, &d.i, d.op, ZYDIS_MAX_OPERAND_COUNT)))
         return X86_DECODE_UD;
     d.mode = mode;
+    if (d.i.mnemonic == ZYDIS_MNEMONIC_PAUSE && d.i.raw.rex.B)
+        return decode_xchg(&d, bytes, out);
     cook(&d, out);
     return X86_DECODE_OK;
 }

@@ -150,14 +150,14 @@ static void fn_rdbase(struct interp *m, const struct uop *u)
     unsigned seg = u->i.op == ZYDIS_MNEMONIC_RDFSBASE ? X86_FS : X86_GS;
 
     need_fsgsbase(m, u);
-    set_reg(m, u->i.r0, u->i.osz, m->c.seg[seg].base);
+    set_reg(m, u->i.r0, u->i.osz == 8 ? 8 : 4, m->c.seg[seg].base);
     sys_done(m, u);
 }
 
 static void fn_wrbase(struct interp *m, const struct uop *u)
 {
     unsigned seg = u->i.op == ZYDIS_MNEMONIC_WRFSBASE ? X86_FS : X86_GS;
-    uint64_t val = sys_cut(m->c.gpr[u->i.r0], u->i.osz);
+    uint64_t val = sys_cut(m->c.gpr[u->i.r0], u->i.osz == 8 ? 8 : 4);
 
     need_fsgsbase(m, u);
     if (!x86_canonical(val))

@@ -289,7 +289,7 @@ static void fn_lar_lsl(struct interp *m, const struct uop *u)
     ok =
         peek_desc(m, u, sel, &raw) && visible(m, sel, raw) && (x86_desc_is_s(raw) || (types >> x86_desc_type(raw) & 1));
     if (ok) {
-        val = lar ? (raw >> 32) & 0x00f0ff00 : x86_seg_parse(sel, raw, 0).limit;
+        val = lar ? (raw >> 32) & 0x00ffff00 : x86_seg_parse(sel, raw, 0).limit;
         set_reg(m, u->i.r0, u->i.osz, val);
     }
     set_zf(m, ok);

@@ -340,8 +340,11 @@ static void copy_out(struct interp *m, const struct uop *u, struct place p, cons
 
 static void check_align(struct interp *m, const struct uop *u, gva_t lin, unsigned size)
 {
-    if (m->ctx == TLB_USER_AC && (lin & (size - 1)))
-        interp_raise_vec(m, u, X86_AC, 0);
+    if (m->ctx != TLB_USER_AC || !(lin & (size - 1)))
+        return;
+    if (x86_long_mode(&m->c))
+        check_canonical(m, u, lin, size);
+    interp_raise_vec(m, u, X86_AC, 0);
 }
 
 uint64_t interp_ld_slow(struct interp *m, const struct uop *u, gva_t lin, unsigned size)
