@@ -109,6 +109,10 @@ static unsigned partial(const struct insn_case *c)
     case ZYDIS_MNEMONIC_FXSAVE64:
     case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
         return PARTIAL_MEM;
     default:
         return 0;
@@ -147,10 +151,11 @@ bool insn_equal(const struct insn_compare *o, const struct insn_case *c, const s
         eb |= X86_PF_P;
     }
     cmp(&d, "error", ea, eb);
-    cmp(&d, "cr2", a->cr2, b->cr2);
     cmp(&d, "rip", a->out.rip, b->out.rip);
     unsigned part = a->out.rip == c->in.rip ? partial(c) : 0;
 
+    if (!(part & PARTIAL_MEM) || ((a->cr2 ^ b->cr2) & PAGE_MASK)) /* which of the items on the page came first */
+        cmp(&d, "cr2", a->cr2, b->cr2);
     for (unsigned i = 0; i < (c->mode32 ? 8U : 16U) && !(part & PARTIAL_GPR); i++)
         cmp(&d, reg_name[i], c->mode32 ? (uint32_t)a->out.gpr[i] : a->out.gpr[i],
             c->mode32 ? (uint32_t)b->out.gpr[i] : b->out.gpr[i]);

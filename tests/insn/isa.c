@@ -266,6 +266,13 @@ static bool writes_segment(const ZydisDecodedInstruction *z, const ZydisDecodedO
     return false;
 }
 
+static bool under_hypervisor(void)
+{
+    uint32_t a, b, c = 0, d;
+
+    return __get_cpuid(1, &a, &b, &c, &d) && c >> 31;
+}
+
 static bool has_prefix(const ZydisDecodedInstruction *z, uint8_t byte)
 {
     for (unsigned i = 0; i < z->raw.prefix_count; i++)
@@ -283,6 +290,11 @@ const char *isa_denied(const ZydisDecodedInstruction *z, const ZydisDecodedOpera
         return "far transfer";
     if (z->mnemonic == ZYDIS_MNEMONIC_INT && ops[0].imm.value.u == 0x80)
         return "system call";
+    if (z->mnemonic == ZYDIS_MNEMONIC_INT1 && under_hypervisor())
+        return "KVM on AMD reflects it as a fault";
+    if (z->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && z->raw.vex.W &&
+        (z->mnemonic == ZYDIS_MNEMONIC_VPINSRD || z->mnemonic == ZYDIS_MNEMONIC_VPEXTRD))
+        return "VEX.W1 outside 64-bit mode differs by vendor";
     if (z->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 && z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE &&
         has_prefix(z, 0x66))
         return "66 before a near branch differs by vendor";

@@ -170,7 +170,9 @@ static void solve_vsib(struct gen_insn *i, const ZydisDecodedOperandMem *m)
     case ZYDIS_MNEMONIC_VPSCATTERDQ:
         lane = 4;
     }
-    for (unsigned k = 0; k < 64; k += lane) {
+    unsigned width = i->g->host->off_zmmh ? 64 : 32;
+
+    for (unsigned k = 0; k < width; k += lane) {
         int64_t x = (int64_t)rng_below(i->r, 256) - 128;
 
         memcpy(v + k, &x, lane);
