@@ -67,9 +67,15 @@ static void make_one(struct gen_insn *i, bool fuzz)
         fm->hits++;
         c->form = (uint16_t)(fm - f->form);
     }
-    if (gen_decode(i))
+    bool known = gen_decode(i);
+
+    if (known)
         c->code_len = i->z.length;
+    else
+        memset(i->buf + 9, 0xcc, sizeof(i->buf) - 9);
     place(i->r, c);
+    if (!known) /* how many bytes are fetched before #UD is the model's affair */
+        c->code_off &= 0x7ff;
     i->ip = INSN_CODE + c->code_off;
     if (gen_decode(i))
         gen_solve(i);

@@ -290,6 +290,8 @@ const char *isa_denied(const ZydisDecodedInstruction *z, const ZydisDecodedOpera
         return "far transfer";
     if (z->mnemonic == ZYDIS_MNEMONIC_INT && ops[0].imm.value.u == 0x80)
         return "system call";
+    if (z->opcode_map == ZYDIS_OPCODE_MAP_0F && z->opcode == 0x0d && z->raw.modrm.mod == 3)
+        return "0F 0D with registers: a NOP or not, by vendor";
     if (z->mnemonic == ZYDIS_MNEMONIC_INT1 && under_hypervisor())
         return "KVM on AMD reflects it as a fault";
     if (z->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && z->raw.vex.W &&

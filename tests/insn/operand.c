@@ -80,7 +80,7 @@ static uint64_t pick_target(struct gen_insn *i, unsigned size, unsigned aw)
     if (p < 97)
         return rng_pct(r, 50) ? INSN_CODE + rng_below(r, 0x2000) : INSN_DATA + 0x2000 + rng_below(r, 0x1000);
     t = rng_int(r);
-    if (p < 99 && aw == 64) /* around the end of the canonical addresses, and of the address space */
+    if (p < 99 && aw == 64 && size <= 32) /* around the end of the canonical addresses, and of the address space */
         t = (rng_pct(r, 50) ? 0x800000000000 : 0) - rng_below(r, size + 9);
     return t;
 }

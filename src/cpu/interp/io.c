@@ -91,11 +91,11 @@ static void fn_ins(struct interp *m, const struct uop *u)
     uint64_t val;
     gva_t lin;
 
+    check_io(m, u, port, size); /* even for no iteration at all */
     if (rep_empty(m, u)) {
         sys_done(m, u);
         return;
     }
-    check_io(m, u, port, size);
     lin = interp_seg_lin(m, u, X86_ES, sys_cut(m->c.gpr[X86_RDI], u->i.asz), size, true);
     interp_probe_write(m, u, m->ctx, lin, size);
     val = interp_io(m, u, EXIT_PIO, port, size, false, 0);
@@ -109,11 +109,11 @@ static void fn_outs(struct interp *m, const struct uop *u)
     uint64_t val = 0;
     gva_t lin;
 
+    check_io(m, u, port, size); /* even for no iteration at all */
     if (rep_empty(m, u)) {
         sys_done(m, u);
         return;
     }
-    check_io(m, u, port, size);
     lin = interp_seg_lin(m, u, u->i.seg, sys_cut(m->c.gpr[X86_RSI], u->i.asz), size, false);
     interp_read(m, u, m->ctx, lin, &val, size);
     interp_io(m, u, EXIT_PIO, port, size, true, val);

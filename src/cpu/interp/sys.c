@@ -111,19 +111,31 @@ static gva_t stack_lin(struct interp *m, const struct uop *u, const struct sys_s
     return (uint32_t)(s->ss.base + sp);
 }
 
+/* Pushes and pops of the program itself; delivery and IRET use other contexts. */
+static void stack_align(struct interp *m, const struct uop *u, const struct sys_stack *s, gva_t lin, unsigned size)
+{
+    if (unlikely(s->ctx == TLB_USER_AC) && (lin & (size - 1)))
+        interp_raise_vec(m, u, X86_AC, 0);
+}
+
 void sys_push(struct interp *m, const struct uop *u, struct sys_stack *s, unsigned size, uint64_t val)
 {
     uint64_t sp = (s->sp - size) & s->mask;
 
-    interp_write(m, u, s->ctx, stack_lin(m, u, s, sp, size), &val, size);
+    gva_t lin = stack_lin(m, u, s, sp, size);
+
+    stack_align(m, u, s, lin, size);
+    interp_write(m, u, s->ctx, lin, &val, size);
     s->sp = sp;
 }
 
 uint64_t sys_pop(struct interp *m, const struct uop *u, struct sys_stack *s, unsigned size)
 {
+    gva_t lin = stack_lin(m, u, s, s->sp, size);
     uint64_t val = 0;
 
-    interp_read(m, u, s->ctx, stack_lin(m, u, s, s->sp, size), &val, size);
+    stack_align(m, u, s, lin, size);
+    interp_read(m, u, s->ctx, lin, &val, size);
     s->sp = (s->sp + size) & s->mask;
     return val;
 }

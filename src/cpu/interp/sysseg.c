@@ -318,7 +318,7 @@ static void fn_arpl(struct interp *m, const struct uop *u)
 
     sys_need_protected(m, u);
     if (mem) {
-        lin = interp_ea(m, u, 2, true);
+        lin = interp_ea(m, u, 2, false);
         dst = interp_ld16(m, u, lin);
     } else {
         dst = (uint16_t)m->c.gpr[u->i.r0];
@@ -327,7 +327,7 @@ static void fn_arpl(struct interp *m, const struct uop *u)
     if (raise) {
         dst = (uint16_t)((dst & ~X86_SEL_RPL) | (src & X86_SEL_RPL));
         if (mem)
-            interp_st16(m, u, lin, dst);
+            interp_st16(m, u, interp_ea(m, u, 2, true), dst);
         else
             set_reg16(m, u->i.r0, dst);
     }
