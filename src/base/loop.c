@@ -30,6 +30,7 @@ struct loop {
     uv_poll_t tick;
     int timer_fd;
     _Atomic bool stop;
+    bool freeing;     /* in loop_free: the queue was run for the last time */
     struct lock lock; /* everything below */
     bool running;
     pthread_t thread; /* valid while running */
@@ -254,7 +255,8 @@ static void fd_apply(void *arg)
     struct loop_fd *f = arg;
     if (f->closing)
         return;
-    int ev = ((f->events & LOOP_IN) ? UV_READABLE : 0) | ((f->events & LOOP_OUT) ? UV_WRITABLE : 0);
+    unsigned want = __atomic_load_n(&f->events, __ATOMIC_SEQ_CST);
+    int ev = ((want & LOOP_IN) ? UV_READABLE : 0) | ((want & LOOP_OUT) ? UV_WRITABLE : 0);
     if (ev)
         uv_poll_start(&f->poll, ev, on_fd);
     else
@@ -298,9 +300,14 @@ void loop_fd_update(struct loop_fd *f, unsigned events)
         abort();
 }
 
+/* A loop_fd_update of another thread may still be queued; the queue is in order, so the memory goes after it. */
 static void fd_closed(uv_handle_t *h)
 {
-    free(h->data);
+    struct loop_fd *f = h->data;
+    if (f->l->freeing)
+        free(f);
+    else if (loop_post(f->l, free, f) < 0)
+        abort();
 }
 
 static void fd_close(void *arg)
@@ -364,6 +371,7 @@ void loop_free(struct loop *l)
     if (!l)
         return;
     on_wake(&l->wake);
+    l->freeing = true;
     uv_walk(&l->uv, close_rest, l);
     uv_run(&l->uv, UV_RUN_DEFAULT);
     uv_loop_close(&l->uv);
