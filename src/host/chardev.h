@@ -70,7 +70,13 @@ static inline void chardev_free(struct chardev *ch)
         ch->ops->free(ch);
 }
 
-/* Opens "stdio", "pty", "file:F", "unix:F" or "null". env is copied. NULL with e set. */
+/* Gives the terminal its old mode back. Async-signal-safe, for the fatal signal handlers of others; never fails. */
+void chardev_stdio_restore(void);
+
+/*
+ * Opens "stdio", "pty", "file:F", "unix:F" or "null". env is copied. NULL with e set. The process ignores SIGPIPE. This
+ * and chardev_free are called on the loop thread or while the loop does not run.
+ */
 struct chardev *chardev_open(const char *spec, const struct chardev_env *env, struct err *e);
 
 #endif
