@@ -69,9 +69,12 @@ static void pin_nmi(void *vcpu)
 {
     request(vcpu, REQ_NMI);
 }
+/* A SIPI that came earlier and was not looked at yet (the vCPU was paused) must not end the wait that INIT begins. */
 static void pin_init(void *vcpu)
 {
-    request(vcpu, REQ_INIT);
+    struct vcpu_thread *t = vcpu;
+    atomic_fetch_and(&t->req, ~(uint32_t)REQ_SIPI);
+    request(t, REQ_INIT);
 }
 static void pin_sipi(void *vcpu, uint8_t vector)
 {
