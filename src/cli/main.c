@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* gazda: a virtual machine monitor. Dispatch to the subcommands. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+const struct command cli_commands[] = {
+    { "run", "start a machine", cli_run },
+    { "help", "show help on a subcommand", cli_help },
+    { NULL, NULL, NULL },
+};
+
+static int print_version(void)
+{
+    puts("gazda " GAZDA_VERSION);
+    return STATUS_OK;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        cli_help(0, NULL);
+        return STATUS_ERROR;
+    }
+    if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)
+        return print_version();
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+        return cli_help(1, argv);
+    for (const struct command *c = cli_commands; c->name; c++)
+        if (strcmp(argv[1], c->name) == 0)
+            return c->main(argc - 1, argv + 1);
+    return cli_usage_error("unknown subcommand \"%s\"; \"gazda help\" lists them", argv[1]);
+}
