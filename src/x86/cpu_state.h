@@ -132,6 +132,7 @@ struct x86_fpu {
     uint16_t fop;
     uint64_t fip, fdp;
     uint32_t mxcsr;
+    uint16_t fcs, fds; /* selectors that go with fip and fdp */
     uint8_t st[8][16]; /* ST(0)..ST(7), 10 bytes used; MM registers alias by physical number */
     uint8_t vec[32][64] __attribute__((aligned(64))); /* zmm0..31; xmm and ymm are the low parts */
     uint64_t k[8];

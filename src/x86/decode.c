@@ -325,6 +325,23 @@ static bool is_vector(const struct decoded *d)
     case ZYDIS_MNEMONIC_VSTMXCSR:
     case ZYDIS_MNEMONIC_VZEROUPPER:
     case ZYDIS_MNEMONIC_VZEROALL:
+    /* from memory to a general register: no vector register among the operands */
+    case ZYDIS_MNEMONIC_CVTSS2SI:
+    case ZYDIS_MNEMONIC_CVTSD2SI:
+    case ZYDIS_MNEMONIC_CVTTSS2SI:
+    case ZYDIS_MNEMONIC_CVTTSD2SI:
+    case ZYDIS_MNEMONIC_VCVTSS2SI:
+    case ZYDIS_MNEMONIC_VCVTSD2SI:
+    case ZYDIS_MNEMONIC_VCVTSH2SI:
+    case ZYDIS_MNEMONIC_VCVTTSS2SI:
+    case ZYDIS_MNEMONIC_VCVTTSD2SI:
+    case ZYDIS_MNEMONIC_VCVTTSH2SI:
+    case ZYDIS_MNEMONIC_VCVTSS2USI:
+    case ZYDIS_MNEMONIC_VCVTSD2USI:
+    case ZYDIS_MNEMONIC_VCVTSH2USI:
+    case ZYDIS_MNEMONIC_VCVTTSS2USI:
+    case ZYDIS_MNEMONIC_VCVTTSD2USI:
+    case ZYDIS_MNEMONIC_VCVTTSH2USI:
         return true;
     default:
         break;

@@ -60,6 +60,13 @@ void vec_fault(struct interp *m, const struct uop *u, unsigned trap)
 
 /* ---- handlers ---- */
 
+static inline unsigned vec_data_seg(const struct uop *u)
+{
+    if (u->i.seg != X86_SEG_NONE)
+        return u->i.seg;
+    return u->i.base == X86_RSP || u->i.base == X86_RBP ? X86_SS_SEG : X86_DS;
+}
+
 static inline void track(struct interp *m, const struct uop *u, const struct vec_op *op)
 {
     struct x86_fpu *f = &m->c.fpu;
@@ -68,8 +75,11 @@ static inline void track(struct interp *m, const struct uop *u, const struct vec
         return;
     f->fop = op->fop & 0x7ff;
     f->fip = interp_ip(m, u);
-    if (op->kind != VEC_REG)
+    f->fcs = m->c.seg[X86_CS].sel;
+    if (op->kind != VEC_REG) {
         f->fdp = interp_ea_off(m, u);
+        f->fds = m->c.seg[vec_data_seg(u)].sel;
+    }
 }
 
 static inline __attribute__((always_inline)) void do_reg(struct interp *m, const struct uop *u, enum vec_gate gate)
@@ -97,9 +107,12 @@ static inline __attribute__((always_inline)) void do_mem(struct interp *m, const
     gva_t lin;
 
     vec_gate_check(m, u, gate);
-    if (gate <= VEC_GATE_MMX || (gate == VEC_GATE_SSE && op->x87))
+    if (gate <= VEC_GATE_MMX || (gate == VEC_GATE_SSE && op->x87)) {
         if (!m->vec->live)
             vec_x87_load(m);
+        if (u->i.flags & X86_I_SLOW_EA) /* before a segment's fault */
+            vec_check_pending(m, u, op);
+    }
     lin = interp_ea(m, u, len, store);
     e = tlb_slot(m, lin);
     if (likely((store ? e->wtag : e->rtag) == ((lin + len - 1) & PAGE_MASK))) {

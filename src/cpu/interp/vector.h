@@ -189,6 +189,10 @@ static inline void vec_gate_check(struct interp *m, const struct uop *u, enum ve
 /* Operands that cross a page, are MMIO, or break an alignment rule. */
 void vec_mem_slow(struct interp *m, const struct uop *u, gva_t lin);
 uop_fn vec_mem_handler(const struct vec_op *op);
+/* #MF, if an x87 exception is pending and op looks at that. x87 state is live. */
+void vec_check_pending(struct interp *m, const struct uop *u, const struct vec_op *op);
+/* #AC where alignment checking is on. */
+void vec_check_ac(struct interp *m, const struct uop *u, gva_t lin, unsigned align);
 
 /* ---- xsave.c, x87env.c: state instructions; NULL if i is none ---- */
 
@@ -196,6 +200,11 @@ uop_fn vec_pick_state(ZydisMnemonic op);
 uop_fn vec_pick_env(const struct vec_insn *d);
 /* Fills vc->comp. */
 void vec_state_init(struct interp *m);
+static inline void vec_x87_clear_ptrs(struct interp *m)
+{
+    m->c.fpu.fop = m->c.fpu.fcs = m->c.fpu.fds = 0;
+    m->c.fpu.fip = m->c.fpu.fdp = 0;
+}
 /* What FCS and FDS read as. */
 uint16_t vec_fcs(const struct interp *m);
 uint16_t vec_fds(const struct interp *m);

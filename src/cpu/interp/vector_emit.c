@@ -279,10 +279,13 @@ static bool put_legacy(struct vec_buf *o, const struct vec_insn *d, const struct
     unsigned w = has_rex && i->raw.rex.W, ext_reg = has_rex && i->raw.rex.R ? 8 : 0;
     unsigned ext_rm = has_rex && i->raw.rex.B ? 8 : 0;
     struct fields f = { 0 };
+    uint8_t prefix = 0;
 
     for (unsigned k = 0; k < i->raw.prefix_count; k++)
         if (i->raw.prefixes[k].type == ZYDIS_PREFIX_TYPE_MANDATORY)
-            put(o, i->raw.prefixes[k].value);
+            prefix = i->raw.prefixes[k].value == 0x66 && prefix ? prefix : i->raw.prefixes[k].value;
+    if (prefix) /* F2 and F3 make 66 meaningless */
+        put(o, prefix);
     if (i->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
         pick_fields(d, r, ext_reg, ext_rm, &f);
         if (i->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT) { /* x87: no registers beyond 7 */
@@ -318,7 +321,7 @@ static bool put_legacy(struct vec_buf *o, const struct vec_insn *d, const struct
 static bool w_ignored(const struct vec_insn *d, unsigned map)
 {
     static const uint8_t map1[] = { 0x6e, 0x7e, 0x2a, 0x2c, 0x2d, 0x78, 0x79, 0x7b };
-    static const uint8_t map3[] = { 0x14, 0x15, 0x16, 0x17, 0x20, 0x22 };
+    static const uint8_t map3[] = { 0x14, 0x15, 0x16, 0x17, 0x20, 0x22, 0x60, 0x61 };
 
     if (d->mode == X86_MODE_64)
         return false;
@@ -400,6 +403,8 @@ static bool same_register(const ZydisDecodedOperand *a, const ZydisDecodedOperan
             return ca == cb && b->reg.value >= ZYDIS_REGISTER_AX &&
                    ZydisRegisterGetId(b->reg.value) ==
                        (a->encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG ? HOST_REG : HOST_RM);
+    if (a->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN) /* outside 64-bit mode Zydis may name the wider one */
+        return ZydisRegisterGetId(a->reg.value) == ZydisRegisterGetId(b->reg.value);
     return a->reg.value == b->reg.value;
 }
 

@@ -129,7 +129,7 @@ enum vec_gate vec_isa_gate(const struct vec_insn *d)
         return VEC_GATE_AVX;
     if (d->i.mnemonic == ZYDIS_MNEMONIC_FWAIT)
         return VEC_GATE_FWAIT;
-    if (d->i.meta.isa_ext == ZYDIS_ISA_EXT_X87 || d->i.meta.isa_set == ZYDIS_ISA_SET_SSE3X87)
+    if (d->i.meta.isa_ext == ZYDIS_ISA_EXT_X87 || d->i.mnemonic == ZYDIS_MNEMONIC_FISTTP)
         return VEC_GATE_X87;
     /* SDM Vol. 3B, "Exception Conditions of Legacy SIMD Instructions Operating on MMX Registers" */
     if (d->i.meta.isa_ext == ZYDIS_ISA_EXT_MMX ||
@@ -163,6 +163,8 @@ static uint8_t required_align(const struct vec_insn *d, unsigned size)
     case ZYDIS_MNEMONIC_PCMPISTRM:
         return 1;
     default:
+        if (d->i.meta.isa_set == ZYDIS_ISA_SET_SHA) /* differs between makers: the host decides */
+            return 1;
         return d->i.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && size == 16 ? 16 : 1;
     }
 }
@@ -338,8 +340,18 @@ static bool is_x87_control(ZydisMnemonic m)
     }
 }
 
+/* Intel ignores VEX.W where it would choose a 64-bit register that 32-bit modes do not have; AMD raises #UD for two. */
+static bool bad_w(const struct vec_insn *d)
+{
+    return d->mode != X86_MODE_64 && d->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && d->i.raw.vex.W &&
+           d->i.opcode_map == ZYDIS_OPCODE_MAP_0F3A && (d->i.opcode == 0x16 || d->i.opcode == 0x22) &&
+           __builtin_cpu_is("amd");
+}
+
 bool vec_classify(const struct vec_insn *d, struct vec_op *op)
 {
+    if (bad_w(d))
+        return false;
     *op = (struct vec_op){ .gate = (uint8_t)vec_isa_gate(d), .kind = VEC_REG, .align = 1 };
     op->vex = d->i.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY;
     op->x87 = op->gate <= VEC_GATE_MMX || uses_class(d, ZYDIS_REGCLASS_MMX);

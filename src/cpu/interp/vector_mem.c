@@ -16,15 +16,20 @@ enum { BOUNCE = 64 + 64 + 64 };
 /* Alignment comes before the page walk. An AMD guest may have lifted it for loads that compute (MXCSR.MM). */
 static void check_align(struct interp *m, const struct uop *u, const struct vec_op *op, gva_t lin)
 {
-    if (op->align <= 1 || !(lin & (op->align - 1U)))
-        return;
-    if (!op->vex && op->kind == VEC_LOAD && (vec_mxcsr(m) & 1U << 17))
-        return;
-    interp_gp(m, u, 0);
+    bool relaxed = !op->vex && op->kind == VEC_LOAD && (vec_mxcsr(m) & 1U << 17);
+
+    if (op->align > 1 && (lin & (op->align - 1U)) && !relaxed)
+        interp_gp(m, u, 0);
+}
+
+void vec_check_ac(struct interp *m, const struct uop *u, gva_t lin, unsigned align)
+{
+    if (m->ctx == TLB_USER_AC && (lin & (align - 1)) && (m->mode != X86_MODE_64 || x86_canonical(lin + align)))
+        interp_raise_vec(m, u, X86_AC, 0);
 }
 
 /* A pending x87 exception comes before the memory access. */
-static void check_pending(struct interp *m, const struct uop *u, const struct vec_op *op)
+void vec_check_pending(struct interp *m, const struct uop *u, const struct vec_op *op)
 {
     uint16_t fsw;
 
@@ -35,31 +40,37 @@ static void check_pending(struct interp *m, const struct uop *u, const struct ve
         vec_fault(m, u, X86_MF);
 }
 
-/* The stub may pop the x87 stack before the write leaves for MMIO: then the instruction starts again from the old
- * state. */
-static void store_bounced(struct interp *m, const struct uop *u, const struct vec_op *op, gva_t lin, void *host)
+/*
+ * The stub may pop the x87 stack before the write leaves for MMIO: then the instruction starts again from the old
+ * state. An unmasked exception leaves memory alone, which shows in the buffer.
+ */
+static void store_x87_bounced(struct interp *m, const struct uop *u, const struct vec_op *op, gva_t lin, uint8_t *at)
 {
-    if (op->x87) {
-        vec_x87_save(m);
-        op->stub(m, u, host);
-        m->vec->live = false;
-        interp_write(m, u, m->ctx, lin, host, op->msize);
-        m->vec->live = true;
+    static const uint8_t untouched[16] = { 0x5a, 0xa5, 0x3c, 0xc3, 0x96, 0x69, 0x5a, 0xa5,
+                                           0xc3, 0x3c, 0x69, 0x96, 0xa5, 0x5a, 0xc3, 0x3c };
+    uint16_t fsw;
+
+    vec_x87_save(m);
+    memcpy(at, untouched, sizeof(untouched));
+    op->stub(m, u, at);
+    __asm__ volatile("fnstsw %0" : "=a"(fsw));
+    if ((fsw & 0x80) && !memcmp(at, untouched, op->msize))
         return;
-    }
-    op->stub(m, u, host);
-    interp_write(m, u, m->ctx, lin, host, op->msize);
+    m->vec->live = false;
+    interp_write(m, u, m->ctx, lin, at, op->msize);
+    m->vec->live = true;
 }
 
 void vec_mem_slow(struct interp *m, const struct uop *u, gva_t lin)
 {
-    uint8_t buf[BOUNCE] __attribute__((aligned(64)));
+    uint8_t buf[BOUNCE] __attribute__((aligned(64))), *at = buf + (lin & 63);
     const struct vec_op *op = vec_op_of(u);
-    void *host, *at = buf + (lin & 63);
+    void *host;
     bool store = op->kind == VEC_STORE;
 
-    check_pending(m, u, op);
+    vec_check_pending(m, u, op);
     check_align(m, u, op, lin);
+    vec_check_ac(m, u, lin, op->msize == 10 ? 8 : op->msize > 16 ? 16 : op->msize);
     host = interp_host(m, u, lin, op->msize, store);
     if (host) {
         op->stub(m, u, host);
@@ -67,7 +78,12 @@ void vec_mem_slow(struct interp *m, const struct uop *u, gva_t lin)
             interp_host_stored(m, lin, op->msize);
     } else if (store) {
         interp_probe_write(m, u, m->ctx, lin, op->msize);
-        store_bounced(m, u, op, lin, at);
+        if (op->x87) {
+            store_x87_bounced(m, u, op, lin, at);
+            return;
+        }
+        op->stub(m, u, at);
+        interp_write(m, u, m->ctx, lin, at, op->msize);
     } else {
         interp_read(m, u, m->ctx, lin, at, op->msize);
         op->stub(m, u, at);
@@ -105,6 +121,21 @@ static uint64_t element_mask(const struct interp *m, const struct vec_op *op)
     return out;
 }
 
+/* Masked, gathered and scattered elements know no #AC. */
+static enum tlb_ctx element_ctx(const struct interp *m)
+{
+    return m->ctx == TLB_USER_AC ? TLB_USER : m->ctx;
+}
+
+static gva_t element_lin(struct interp *m, const struct uop *u, uint64_t off, unsigned len, bool write)
+{
+    unsigned seg = u->i.seg;
+
+    if (seg == X86_SEG_NONE && (u->i.base == X86_RSP || u->i.base == X86_RBP))
+        seg = X86_SS_SEG;
+    return interp_seg_lin(m, u, seg, off, len, write);
+}
+
 enum run_action { RUN_PROBE, RUN_READ, RUN_WRITE };
 
 /* Applies act to each run of set elements; off is the offset of element 0 in the segment. */
@@ -122,13 +153,13 @@ static void each_run(struct interp *m, const struct uop *u, uint64_t need, enum 
         first += skip;
         inv = ~need;
         n = inv ? (unsigned)__builtin_ctzl(inv) : 64;
-        gva_t lin = interp_seg_lin(m, u, u->i.seg, off + first * elem, n * elem, act != RUN_READ);
+        gva_t lin = element_lin(m, u, off + first * elem, n * elem, act != RUN_READ);
         if (act == RUN_PROBE)
-            interp_probe_write(m, u, m->ctx, lin, n * elem);
+            interp_probe_write(m, u, element_ctx(m), lin, n * elem);
         else if (act == RUN_READ)
-            interp_read(m, u, m->ctx, lin, buf + first * elem, n * elem);
+            interp_read(m, u, element_ctx(m), lin, buf + first * elem, n * elem);
         else
-            interp_write(m, u, m->ctx, lin, buf + first * elem, n * elem);
+            interp_write(m, u, element_ctx(m), lin, buf + first * elem, n * elem);
         need = n >= 64 ? 0 : need >> n;
         first += n;
     }
@@ -182,20 +213,23 @@ static __attribute__((noinline)) void masked_store(struct interp *m, const struc
     each_run(m, u, need, RUN_WRITE, at);
 }
 
-/* MASKMOVQ, MASKMOVDQU: bytes of the first register whose byte in the second has its top bit set. */
+/*
+ * MASKMOVQ, MASKMOVDQU: bytes of the first register whose byte in the second has its top bit set. Whether bytes that
+ * are left out can fault is up to the implementation; here as on AMD they do.
+ */
 static __attribute__((noinline)) void masked_bytes(struct interp *m, const struct uop *u)
 {
     uint8_t buf[32] __attribute__((aligned(16)));
     const struct vec_op *op = vec_op_of(u);
-    uint64_t need;
+    gva_t lin;
 
     vec_gate_check(m, u, op->gate);
     if (op->x87 && !m->vec->live)
         vec_x87_load(m);
-    op->stub(m, u, buf);
-    need = sign_mask(buf + 16, 1, op->msize);
-    each_run(m, u, need, RUN_PROBE, NULL);
-    each_run(m, u, need, RUN_WRITE, buf);
+    op->stub(m, u, buf); /* MASKMOVQ turns the x87 into MMX even if it faults */
+    lin = element_lin(m, u, interp_ea_off(m, u), op->msize, true);
+    interp_probe_write(m, u, element_ctx(m), lin, op->msize);
+    each_run(m, u, sign_mask(buf + 16, 1, op->msize), RUN_WRITE, buf);
 }
 
 /* ---- gathers and scatters ---- */
@@ -239,7 +273,7 @@ static void zero_above(struct interp *m, unsigned reg, unsigned len)
     memset(m->c.fpu.vec[reg] + len, 0, 64 - len);
 }
 
-/* SDM Vol. 2C, "VPGATHERDD": elements complete from the lowest; the mask is widened from its sign bits first. */
+/* SDM Vol. 2C, "VPGATHERDD": elements complete from the lowest. */
 static __attribute__((noinline)) void gather(struct interp *m, const struct uop *u)
 {
     const struct vec_op *op = vec_op_of(u);
@@ -247,17 +281,14 @@ static __attribute__((noinline)) void gather(struct interp *m, const struct uop 
 
     vec_gate_check(m, u, op->gate);
     mask = vsib_mask(m, op);
-    if (!op->mask_k)
-        for (unsigned k = 0; k < op->count; k++)
-            memset(m->c.fpu.vec[op->mask] + k * op->elem, mask >> k & 1 ? 0xff : 0, op->elem);
     for (unsigned k = 0; k < op->count; k++) {
-        uint64_t val = 0;
+        if (mask >> k & 1) {
+            uint8_t val[8];
+            gva_t lin = element_lin(m, u, vsib_off(m, u, op, k), op->elem, false);
 
-        if (!(mask >> k & 1))
-            continue;
-        gva_t lin = interp_seg_lin(m, u, u->i.seg, vsib_off(m, u, op, k), op->elem, false);
-        val = op->elem == 8 ? interp_ld64(m, u, lin) : interp_ld32(m, u, lin);
-        memcpy(m->c.fpu.vec[op->reg] + k * op->elem, &val, op->elem);
+            interp_read(m, u, element_ctx(m), lin, val, op->elem);
+            memcpy(m->c.fpu.vec[op->reg] + k * op->elem, val, op->elem);
+        }
         vsib_done(m, op, k);
     }
     zero_above(m, op->reg, (unsigned)op->count * op->elem);
@@ -275,16 +306,10 @@ static __attribute__((noinline)) void scatter(struct interp *m, const struct uop
     vec_gate_check(m, u, op->gate);
     mask = vsib_mask(m, op);
     for (unsigned k = 0; k < op->count; k++) {
-        uint64_t val = 0;
-
         if (!(mask >> k & 1))
             continue;
-        gva_t lin = interp_seg_lin(m, u, u->i.seg, vsib_off(m, u, op, k), op->elem, true);
-        memcpy(&val, m->c.fpu.vec[op->reg] + k * op->elem, op->elem);
-        if (op->elem == 8)
-            interp_st64(m, u, lin, val);
-        else
-            interp_st32(m, u, lin, (uint32_t)val);
+        gva_t lin = element_lin(m, u, vsib_off(m, u, op, k), op->elem, true);
+        interp_write(m, u, element_ctx(m), lin, m->c.fpu.vec[op->reg] + k * op->elem, op->elem);
         vsib_done(m, op, k);
     }
     m->c.fpu.k[op->mask] = 0;

@@ -3,8 +3,6 @@
  * FNSTENV, FLDENV, FNSAVE, FRSTOR: the host's own instruction makes and takes the 32-bit protected-mode image; the
  * pointers in it, which would be the stub's, are replaced by the guest's, and the layout by that of mode and operand
  * size. SDM Vol. 1, "Saving the x87 FPU's State with FSTENV/FNSTENV and FSAVE/FNSAVE".
- *
- * FCS and FDS are not kept: they read as zero where CPUID says so, else as the CS and DS of now.
  */
 #include "cpu/interp/vector.h"
 
@@ -25,11 +23,11 @@ enum { ENV32 = 28, SAVE32 = 28 + 80 };
 
 uint16_t vec_fcs(const struct interp *m)
 {
-    return m->v->model->feat_7_ebx & NO_FCS ? 0 : m->c.seg[X86_CS].sel;
+    return m->v->model->feat_7_ebx & NO_FCS ? 0 : m->c.fpu.fcs;
 }
 uint16_t vec_fds(const struct interp *m)
 {
-    return m->v->model->feat_7_ebx & NO_FCS ? 0 : m->c.seg[X86_DS].sel;
+    return m->v->model->feat_7_ebx & NO_FCS ? 0 : m->c.fpu.fds;
 }
 
 static bool real_layout(const struct interp *m)
@@ -105,6 +103,8 @@ static void env_in(struct interp *m, const uint8_t *in, struct env32 *e, bool wi
         ip = get16(in, 3);
         dp = get16(in, 5);
         fop = f->fop;
+        f->fcs = (uint16_t)get16(in, 4);
+        f->fds = (uint16_t)get16(in, 6);
         if (real_layout(m)) {
             ip |= (get16(in, 4) & 0xf000) << 4;
             dp |= (get16(in, 6) & 0xf000) << 4;
@@ -118,10 +118,14 @@ static void env_in(struct interp *m, const uint8_t *in, struct env32 *e, bool wi
         ip = get16(in, 6) | get16(in, 7) << 16;
         dp = get16(in, 10) | get16(in, 11) << 16;
         fop = get16(in, 9);
+        f->fcs = (uint16_t)get16(in, 8);
+        f->fds = (uint16_t)get16(in, 12);
     }
     if (real_layout(m)) {
         ip -= (uint32_t)m->c.seg[X86_CS].base;
         dp -= (uint32_t)m->c.seg[X86_DS].base;
+        f->fcs = m->c.seg[X86_CS].sel;
+        f->fds = m->c.seg[X86_DS].sel;
     }
     f->fip = ip;
     f->fdp = dp;
@@ -133,6 +137,22 @@ static void make_live(struct interp *m, const struct uop *u)
     vec_gate_check(m, u, VEC_GATE_X87);
     if (!m->vec->live)
         vec_x87_load(m);
+}
+
+static gva_t image_lin(struct interp *m, const struct uop *u, unsigned len, bool wide, bool write)
+{
+    gva_t lin = interp_ea(m, u, len, write);
+    uint8_t last;
+
+    vec_check_ac(m, u, lin, wide ? 4 : 2);
+    if (write) { /* AMD touches the first and the last byte before the rest: it shows in CR2 */
+        interp_probe_write(m, u, m->ctx, lin, 1);
+        interp_probe_write(m, u, m->ctx, lin + len - 1, 1);
+    } else {
+        interp_read(m, u, m->ctx, lin, &last, 1);
+        interp_read(m, u, m->ctx, lin + len - 1, &last, 1);
+    }
+    return lin;
 }
 
 static void wait_pending(struct interp *m, const struct uop *u)
@@ -159,8 +179,7 @@ static __attribute__((noinline)) void fnstenv(struct interp *m, const struct uop
     gva_t lin;
 
     make_live(m, u);
-    lin = interp_ea(m, u, wide ? 28 : 14, true);
-    interp_probe_write(m, u, m->ctx, lin, wide ? 28 : 14);
+    lin = image_lin(m, u, wide ? 28 : 14, wide, true);
     vec_x87_save(m);
     __asm__ volatile("fnstenv %0" : "=m"(e));
     store(m, u, lin, out, env_out(m, &e, out, wide));
@@ -174,7 +193,7 @@ static __attribute__((noinline)) void fldenv(struct interp *m, const struct uop 
 
     make_live(m, u);
     wait_pending(m, u);
-    lin = interp_ea(m, u, wide ? 28 : 14, false);
+    lin = image_lin(m, u, wide ? 28 : 14, wide, false);
     interp_read(m, u, m->ctx, lin, in, wide ? 28 : 14);
     env_in(m, in, &e, wide);
     __asm__ volatile("fldenv %0" : : "m"(e));
@@ -188,16 +207,14 @@ static __attribute__((noinline)) void fnsave(struct interp *m, const struct uop 
     gva_t lin;
 
     make_live(m, u);
-    lin = interp_ea(m, u, len, true);
-    interp_probe_write(m, u, m->ctx, lin, len);
+    lin = image_lin(m, u, len, wide, true);
     vec_x87_save(m);
     __asm__ volatile("fnsave %0" : "=m"(host));
     memcpy(&e, host, sizeof(e));
     n = env_out(m, &e, out, wide);
     memcpy(out + n, host + ENV32, 80);
     store(m, u, lin, out, len);
-    m->c.fpu.fop = 0;
-    m->c.fpu.fip = m->c.fpu.fdp = 0;
+    vec_x87_clear_ptrs(m);
 }
 
 static __attribute__((noinline)) void frstor(struct interp *m, const struct uop *u, bool wide)
@@ -209,7 +226,7 @@ static __attribute__((noinline)) void frstor(struct interp *m, const struct uop 
 
     make_live(m, u);
     wait_pending(m, u);
-    lin = interp_ea(m, u, len, false);
+    lin = image_lin(m, u, len, wide, false);
     interp_read(m, u, m->ctx, lin, in, len);
     env_in(m, in, &e, wide);
     memcpy(host, &e, sizeof(e));
@@ -221,8 +238,7 @@ static __attribute__((noinline)) void fninit(struct interp *m, const struct uop 
 {
     make_live(m, u);
     __asm__ volatile("fninit");
-    m->c.fpu.fop = 0;
-    m->c.fpu.fip = m->c.fpu.fdp = 0;
+    vec_x87_clear_ptrs(m);
 }
 
 #define ENV_OP(name, call, next)                                                                                       \

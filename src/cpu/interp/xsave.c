@@ -94,6 +94,8 @@ static void get_x87(struct interp *m, const uint8_t *img, bool wide)
     f->fop = get16(img + 6) & 0x7ff;
     f->fip = wide ? get64(img + 8) : get32(img + 8);
     f->fdp = wide ? get64(img + 16) : get32(img + 16);
+    f->fcs = wide ? 0 : get16(img + 12);
+    f->fds = wide ? 0 : get16(img + 20);
     for (unsigned k = 0; k < 8; k++) {
         memset(f->st[k], 0, 16);
         memcpy(f->st[k], img + 32 + 16 * k, 10);
@@ -106,9 +108,9 @@ static void init_x87(struct interp *m)
 
     m->vec->live = false;
     f->fcw = 0x37f;
-    f->fsw = f->fop = 0;
+    f->fsw = 0;
     f->ftw = 0;
-    f->fip = f->fdp = 0;
+    vec_x87_clear_ptrs(m);
     memset(f->st, 0, sizeof(f->st));
 }
 
@@ -215,6 +217,7 @@ static gva_t image_lin(struct interp *m, const struct uop *u, unsigned align, un
 {
     gva_t lin = interp_ea(m, u, len, write);
 
+    vec_check_ac(m, u, lin, 4);
     if (lin & (align - 1))
         interp_gp(m, u, 0);
     return lin;
@@ -234,10 +237,11 @@ static __attribute__((noinline)) void fxsave(struct interp *m, const struct uop 
 
     vec_gate_check(m, u, VEC_GATE_X87);
     lin = image_lin(m, u, 16, LEGACY_LEN, true);
+    interp_probe_write(m, u, m->ctx, lin + LEGACY_LEN - 1, 1); /* AMD touches the end first */
+    interp_probe_write(m, u, m->ctx, lin, LEGACY_LEN);
     put_x87(m, img, wide);
     put_mxcsr(m, img);
     put_xmm(m, img);
-    interp_probe_write(m, u, m->ctx, lin, LEGACY_LEN);
     interp_write(m, u, m->ctx, lin, img, len);
 }
 
@@ -248,6 +252,7 @@ static __attribute__((noinline)) void fxrstor(struct interp *m, const struct uop
 
     vec_gate_check(m, u, VEC_GATE_X87);
     lin = image_lin(m, u, 16, LEGACY_LEN, false);
+    interp_read(m, u, m->ctx, lin + LEGACY_LEN - 1, img, 1);
     interp_read(m, u, m->ctx, lin, img, LEGACY_LEN);
     check_mxcsr(m, u, get32(img + 24));
     get_x87(m, img, wide);
