@@ -31,6 +31,7 @@ struct acpi_pm {
     uint64_t turns; /* how often bit 31 had changed when TMR_STS was last brought up to date */
     uint16_t sts, en, cnt, gpe_sts, gpe_en;
     uint8_t reset_ctl;
+    bool level; /* of the SCI */
 };
 
 static uint64_t ticks(const struct acpi_pm *p)
@@ -45,7 +46,11 @@ static void update_locked(struct acpi_pm *p)
         p->turns = turns;
         p->sts |= STS_TMR;
     }
-    irq_set(&p->cfg.sci, (p->sts & p->en & EN_BITS) || (p->gpe_sts & p->gpe_en));
+    bool level = (p->sts & p->en & EN_BITS) || (p->gpe_sts & p->gpe_en);
+    if (level != p->level) {
+        p->level = level;
+        irq_set(&p->cfg.sci, level);
+    }
     if ((p->en & STS_TMR) && !(p->sts & STS_TMR)) {
         unsigned __int128 ns = ((unsigned __int128)(turns + 1) << 31) * NS / ACPI_PM_HZ + 1;
         timer_arm(&p->timer, p->start + (uint64_t)ns);

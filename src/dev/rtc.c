@@ -39,6 +39,7 @@ struct rtc {
     int64_t stopped; /* the time in ns while the clock does not run */
     int64_t seen;    /* guest time up to which the flags are right */
     bool running;
+    bool level; /* of the interrupt line */
     uint8_t index;
     uint8_t ram[CMOS_SIZE]; /* the time registers are valid while stopped, else refreshed on access */
 };
@@ -193,7 +194,11 @@ static void update_locked(struct rtc *r)
     r->seen = now;
     if (r->ram[C] & r->ram[B] & C_FLAGS)
         r->ram[C] |= C_IRQF;
-    irq_set(&r->cfg.irq, r->ram[C] & C_IRQF);
+    bool level = r->ram[C] & C_IRQF;
+    if (level != r->level) {
+        r->level = level;
+        irq_set(&r->cfg.irq, level);
+    }
 
     int64_t at = NEVER, t;
     if (!(r->ram[C] & C_IRQF) && counting) {

@@ -42,6 +42,7 @@ struct uart {
     uint16_t divisor;
     uint8_t ier, fcr, lcr, mcr, lsr_err, msr, scr; /* lsr_err: the error bits; the others are computed */
     bool thre, timeout;
+    bool level;   /* of the interrupt line */
     bool rx_full; /* the back end was told to stop */
 };
 
@@ -74,7 +75,11 @@ static uint8_t cause(const struct uart *u)
 
 static void update(struct uart *u)
 {
-    irq_set(&u->irq, cause(u) != IIR_NONE);
+    bool level = cause(u) != IIR_NONE;
+    if (level != u->level) {
+        u->level = level;
+        irq_set(&u->irq, level);
+    }
 }
 
 /* Four character times without the FIFO being touched, while it holds less than the trigger level. */
@@ -184,6 +189,7 @@ static void ch_tx_ready(void *arg)
 static void tx_write(struct uart *u, uint8_t byte)
 {
     u->thre = false;
+    update(u); /* the line falls, however soon the character is gone: the next interrupt is an edge */
     if (u->mcr & MCR_LOOP) {
         rx_push(u, byte);
         timeout_arm(u);
