@@ -91,7 +91,8 @@ static void make_one(struct gen_insn *i, bool fuzz)
     else
         memset(i->buf + 9, 0xcc, sizeof(i->buf) - 9);
     place(i->r, c);
-    if (!known) /* how many bytes are fetched before #UD is the model's affair */
+    if (!known || i->z.mnemonic == ZYDIS_MNEMONIC_UD0 || i->z.mnemonic == ZYDIS_MNEMONIC_UD1)
+        /* how many bytes are fetched before #UD is the model's affair */
         c->code_off &= 0x7ff;
     i->ip = INSN_CODE + c->code_off;
     if (gen_decode(i))
