@@ -24,6 +24,7 @@ import cases_cli  # noqa: E402,F401
 import cases_device  # noqa: E402,F401
 import cases_gdb  # noqa: E402,F401
 import cases_hostile  # noqa: E402,F401
+import cases_smp  # noqa: E402,F401
 
 TOP = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 
@@ -78,6 +79,21 @@ class Bench:
                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if r.returncode != 0:
             raise Fail("gcc %s: %s" % (src, r.stdout[-400:]))
+        return out
+
+    def guest64(self, name, *flags):
+        """Builds tests/e2e/guest/NAME.c, 64-bit code behind long.S, into a multiboot kernel (32-bit ELF, as it wants)."""
+        out = os.path.join(self.tmp, name)
+        folder = os.path.join(TOP, "tests", "e2e", "guest")
+        steps = [["gcc", "-m64", "-O2", "-std=gnu17", "-ffreestanding", "-fno-pic", "-fno-stack-protector",
+                  "-fno-asynchronous-unwind-tables", "-mno-red-zone", "-mgeneral-regs-only", "-Wall", "-Wextra",
+                  "-nostdlib", "-static", "-no-pie", "-Wl,-N,-Ttext=0x100000,-z,noexecstack,--build-id=none",
+                  "-o", out + ".64", os.path.join(folder, "long.S"), os.path.join(folder, name + ".c")] + list(flags),
+                 ["objcopy", "-O", "elf32-i386", out + ".64", out]]
+        for argv in steps:
+            r = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+            if r.returncode != 0:
+                raise Fail("%s: %s" % (" ".join(argv), r.stdout[-400:]))
         return out
 
 

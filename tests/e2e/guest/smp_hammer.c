@@ -219,7 +219,11 @@ static void do_xadd(struct cpu *c)
 
 static void do_inc(struct cpu *c)
 {
+#ifdef UNLOCKED /* for the test of this test */
+    __asm__ volatile("incq %0" : "+m"(ctr.inc64) : : "cc");
+#else
     __asm__ volatile("lock incq %0" : "+m"(ctr.inc64) : : "cc");
+#endif
     __asm__ volatile("lock addl $5, %0; lock subl $3, %0; lock decl %0" : "+m"(ctr.inc32) : : "cc");
     c->put.inc++;
 }
@@ -247,9 +251,7 @@ static void do_pair(struct cpu *c)
     for (;;) {
         uint64_t nlo = lo + 1, nhi = hi + 3;
 
-        __asm__ volatile("lock cmpxchg16b %1"
-                         : "=@ccz"(ok), "+m"(both.whole), "+a"(lo), "+d"(hi)
-                         : "b"(nlo), "c"(nhi));
+        __asm__ volatile("lock cmpxchg16b %1" : "=@ccz"(ok), "+m"(both.whole), "+a"(lo), "+d"(hi) : "b"(nlo), "c"(nhi));
         if (ok)
             break;
         if (hi != lo * 3)
