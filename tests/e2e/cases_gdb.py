@@ -29,13 +29,13 @@ continue
 echo ==atstore\\n
 info registers rip rcx
 delete
-watch *(int *)&watched
+watch *(int *)%(watched)d
 continue
 echo ==watched\\n
-print/x *(int *)&watched
+print/x *(int *)%(watched)d
 delete
-rwatch *(int *)&watched
-set var *(int *)&stop = 1
+rwatch *(int *)%(watched)d
+set var *(int *)%(stop)d = 1
 set var $rbx = 0x77
 continue
 echo ==read\\n
@@ -77,7 +77,7 @@ def session(b, script, *args):
             if os.path.exists(sock):
                 break
             m.pump(0.1)
-        path = b.file("script.gdb", (script % {"where": sock}).encode())
+        path = b.file("script.gdb", (script % dict(symbols(image), where=sock)).encode())
         p = subprocess.run(["gdb", "-nx", "-batch", "-x", path, image], stdout=subprocess.PIPE,
                            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, timeout=120 * b.scale,
                            check=False)
