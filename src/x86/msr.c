@@ -50,6 +50,7 @@ enum {
 #define MSR_AMD_HWCR 0xc0010015U
 #define MSR_AMD_TOP_MEM 0xc001001aU
 #define MSR_AMD_TOP_MEM2 0xc001001dU
+#define MSR_AMD_NB_CFG 0xc001001fU
 #define MSR_AMD_INT_PENDING 0xc0010055U
 #define MSR_AMD_MMIO_CONF 0xc0010058U
 #define MSR_AMD_LS_CFG 0xc0011020U
@@ -100,6 +101,7 @@ static bool amd_fixed(uint32_t msr, uint64_t *val)
     case MSR_AMD_SYSCFG:
     case MSR_AMD_TOP_MEM:
     case MSR_AMD_TOP_MEM2:
+    case MSR_AMD_NB_CFG:
     case MSR_AMD_INT_PENDING:
     case MSR_AMD_MMIO_CONF:
     case MSR_AMD_LS_CFG:
