@@ -184,11 +184,7 @@ static void icw1(struct i8259 *c, uint8_t val)
     c->imr = c->isr = 0;
     /* "The edge sense circuit is reset": a line must fall and rise to be seen; level requests show at once. */
     c->ltim = val & ICW1_LTIM;
-    c->irr = 0;
-    for (unsigned ir = 0; ir < 8; ir++) {
-        if (pin_level(c, ir))
-            c->irr |= c->lines & (uint8_t)(1U << ir);
-    }
+    c->irr = c->lines & (c->ltim ? 0xff : c->elcr);
     c->top = 0;
     c->smm = c->aeoi = c->rotate_aeoi = c->sfnm = c->read_isr = c->poll = false;
     c->icw4 = val & ICW1_IC4;

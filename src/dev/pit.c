@@ -364,7 +364,8 @@ static void port61_read(void *dev, uint64_t off, void *buf, unsigned len)
     lock_take(&p->lock);
     uint64_t now = timer_now(p->timer.svc);
     advance(&p->c[2], now);
-    *(uint8_t *)buf = (uint8_t)(p->port61 | (now / REFRESH_NS & 1) << 4 | out(&p->c[2], now) << 5);
+    unsigned refresh = now / REFRESH_NS & 1, out2 = out(&p->c[2], now);
+    *(uint8_t *)buf = (uint8_t)(p->port61 | refresh << 4 | out2 << 5);
     lock_drop(&p->lock);
 }
 

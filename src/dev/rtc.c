@@ -281,7 +281,7 @@ static void write_locked(struct rtc *r, uint8_t val)
             time_to_regs(r, now);
             r->ram[i] = val;
             int64_t want = regs_to_sec(r) * NS + (now - floor_div(now, NS) * NS);
-            r->offset += want - now;
+            r->offset = want - r->cfg.now_realtime(r->cfg.arg);
             r->seen = want;
         } else {
             r->ram[i] = val;
