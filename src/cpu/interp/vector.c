@@ -170,6 +170,40 @@ static uop_fn pick_handler(const struct vec_op *op)
 
 /* ---- preparing ---- */
 
+/* The end of a store by a handler of code whose frame has flags. */
+static void fast_stored(struct interp *m, const struct uop *u)
+{
+    unsigned len = vec_op_of(u)->msize;
+    gva_t lin = interp_ea(m, u, len, true);
+
+    interp_code_hit(m, lin, len, tlb_slot(m, lin));
+    NEXT_ST(m, u);
+}
+
+/* A handler of code where that can be, else the one in C. */
+static __attribute__((noinline)) uop_fn best_handler(struct interp *m, const struct uop *u, const struct vec_op *op,
+                                                     const struct vec_buf *stub)
+{
+    struct vec_fast_ends ends = { .slow = pick_handler(op), .stored = fast_stored };
+    struct vec_buf code = { 0 };
+    struct vec_op key = *op, *have;
+    union {
+        vec_stub stub;
+        uop_fn fn;
+    } f;
+
+    if (m->mode != X86_MODE_64 || !ends.slow || !vec_fast_emit(&u->i, op, stub, &ends, &code))
+        return ends.slow;
+    key.stub = NULL;
+    key.code_len = 0;
+    key.handler = 1;
+    have = vec_op_intern(m->vec, &key, &code);
+    if (!have)
+        return ends.slow;
+    f.stub = have->stub;
+    return f.fn;
+}
+
 /* Code memory is full: drops all blocks and stubs; the instruction runs again from a new block. */
 static void code_full(struct interp *m, const struct uop *u)
 {
@@ -231,5 +265,5 @@ uop_fn interp_vector_prepare(struct interp *m, struct uop *u, const uint8_t *byt
     if (!have)
         return code_full;
     u->i.imm = (int64_t)(uintptr_t)have;
-    return pick_handler(have);
+    return best_handler(m, u, have, &code);
 }

@@ -67,7 +67,7 @@ struct vec_op {
     bool vex;       /* not a legacy encoding */
     uint16_t fop;
     uint16_t code_len;
-    uint32_t rsvd; /* no padding: ops are compared as bytes */
+    uint32_t handler; /* 1: the code is a handler from vector_fast.c (no padding: ops are compared as bytes) */
 };
 _Static_assert(sizeof(struct vec_op) == 32, "no padding");
 
@@ -97,7 +97,7 @@ struct vec_cache {
     uint8_t image[4096] __attribute__((aligned(64)));
 };
 
-enum { VEC_CODE_SIZE = 8 << 20, VEC_OPS_MAX = 1 << 16, VEC_HASH = 1 << 17, VEC_STUB_MAX = 512 };
+enum { VEC_CODE_SIZE = 8 << 20, VEC_OPS_MAX = 1 << 16, VEC_HASH = 1 << 17, VEC_STUB_MAX = 384 };
 
 /* A decoded instruction as the stub maker sees it. */
 struct vec_insn {
@@ -117,6 +117,16 @@ struct vec_buf {
 bool vec_emit(const struct vec_cache *vc, const struct vec_insn *d, struct vec_buf *out);
 /* A stub that stores the two registers of MASKMOVQ or MASKMOVDQU to host and host + 16. */
 bool vec_emit_pair(const struct vec_insn *d, struct vec_buf *out);
+
+/* ---- vector_fast.c ---- */
+
+struct vec_fast_ends {
+    uop_fn slow;   /* does the whole instruction */
+    uop_fn stored; /* after a store that hit a frame with flags */
+};
+/* A handler around the code of a stub. False: the C handler has to do. */
+bool vec_fast_emit(const struct x86_insn *i, const struct vec_op *op, const struct vec_buf *stub,
+                   const struct vec_fast_ends *ends, struct vec_buf *out);
 
 /* ---- vector_isa.c ---- */
 

@@ -18,7 +18,8 @@ struct recipe {
     uint32_t vec_ld, vec_st;
     uint8_t k_ld, k_st;
     unsigned ld_len, st_len; /* bytes of a vector register */
-    bool vex;                /* loads and stores may use AVX encodings */
+    bool vex;                /* not a legacy encoding */
+    bool avx_moves;          /* loads and stores may use AVX encodings, which depend on no old upper half */
     bool flags_ld, flags_st;
     bool mem;
     uint8_t mem_reg;
@@ -222,6 +223,7 @@ static bool make_recipe(const struct vec_cache *vc, const struct vec_insn *d, st
                 return false;
     /* What is above the register is zeroed by a VEX instruction and kept by a legacy one. */
     r->st_len = r->vex ? vc->vlmax : 16;
+    r->avx_moves = vc->vlmax > 16;
     if (d->i.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
         r->st_len = 64;
     return true;
@@ -470,7 +472,7 @@ static void put_loads(struct vec_buf *o, const struct recipe *r)
             put_k_move(o, k, false);
     for (unsigned k = 0; k < 32; k++)
         if (r->vec_ld & 1U << k)
-            put_vec_move(o, k, r->ld_len, r->vex, false);
+            put_vec_move(o, k, r->ld_len, r->avx_moves, false);
 }
 
 static void put_stores(struct vec_buf *o, const struct recipe *r)
@@ -482,7 +484,7 @@ static void put_stores(struct vec_buf *o, const struct recipe *r)
         put_flags_store(o);
     for (unsigned k = 0; k < 32; k++)
         if (r->vec_st & 1U << k)
-            put_vec_move(o, k, r->st_len, r->vex, true);
+            put_vec_move(o, k, r->st_len, r->avx_moves, true);
     for (unsigned k = 0; k < 8; k++)
         if (r->k_st & 1U << k)
             put_k_move(o, k, true);

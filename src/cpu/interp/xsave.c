@@ -217,10 +217,19 @@ static gva_t image_lin(struct interp *m, const struct uop *u, unsigned align, un
 {
     gva_t lin = interp_ea(m, u, len, write);
 
+    if (m->mode == X86_MODE_64 && unlikely(!x86_canonical(lin) || !x86_canonical(lin + len - 1)))
+        interp_probe_write(m, u, m->ctx, lin, len); /* raises: it comes before the alignment */
     vec_check_ac(m, u, lin, 4);
     if (lin & (align - 1))
         interp_gp(m, u, 0);
     return lin;
+}
+
+/* AMD touches the last byte of an FXSAVE image before the others on its page: it shows in CR2. */
+static gva_t fx_end(gva_t lin)
+{
+    gva_t end = lin + LEGACY_LEN - 1;
+    return (lin ^ end) & PAGE_MASK ? lin : end;
 }
 
 static void check_mxcsr(struct interp *m, const struct uop *u, uint32_t v)
@@ -237,7 +246,7 @@ static __attribute__((noinline)) void fxsave(struct interp *m, const struct uop 
 
     vec_gate_check(m, u, VEC_GATE_X87);
     lin = image_lin(m, u, 16, LEGACY_LEN, true);
-    interp_probe_write(m, u, m->ctx, lin + LEGACY_LEN - 1, 1); /* AMD touches the end first */
+    interp_probe_write(m, u, m->ctx, fx_end(lin), 1);
     interp_probe_write(m, u, m->ctx, lin, LEGACY_LEN);
     put_x87(m, img, wide);
     put_mxcsr(m, img);
@@ -252,7 +261,7 @@ static __attribute__((noinline)) void fxrstor(struct interp *m, const struct uop
 
     vec_gate_check(m, u, VEC_GATE_X87);
     lin = image_lin(m, u, 16, LEGACY_LEN, false);
-    interp_read(m, u, m->ctx, lin + LEGACY_LEN - 1, img, 1);
+    interp_read(m, u, m->ctx, fx_end(lin), img, 1);
     interp_read(m, u, m->ctx, lin, img, LEGACY_LEN);
     check_mxcsr(m, u, get32(img + 24));
     get_x87(m, img, wide);
