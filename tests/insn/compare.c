@@ -60,7 +60,7 @@ static void cmp_fpu(struct diff *d, const struct x86_fpu *a, const struct x86_fp
     cmp(d, "fsw", a->fsw, b->fsw);
     cmp(d, "ftw", a->ftw, b->ftw);
     cmp(d, "mxcsr", a->mxcsr, b->mxcsr);
-    if (pointers) {
+    if (pointers || (a->fsw & 0x80)) { /* AMD keeps them only with an exception pending */
         cmp(d, "fop", a->fop, b->fop);
         cmp(d, "fip", a->fip, b->fip);
         cmp(d, "fdp", a->fdp, b->fdp);

@@ -292,6 +292,8 @@ const char *isa_denied(const ZydisDecodedInstruction *z, const ZydisDecodedOpera
         return "system call";
     if (z->opcode_map == ZYDIS_OPCODE_MAP_0F && z->opcode == 0x0d && z->raw.modrm.mod == 3)
         return "0F 0D with registers: a NOP or not, by vendor";
+    if (z->mnemonic == ZYDIS_MNEMONIC_MOVSXD && has_prefix(z, 0x66) && z->operand_width == 16)
+        return "16-bit MOVSXD: the size of the source differs by vendor";
     if (z->mnemonic == ZYDIS_MNEMONIC_INT1 && under_hypervisor())
         return "KVM on AMD reflects it as a fault";
     if (z->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && z->raw.vex.W &&

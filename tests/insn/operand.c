@@ -80,7 +80,10 @@ static uint64_t pick_target(struct gen_insn *i, unsigned size, unsigned aw)
     if (p < 97)
         return rng_pct(r, 50) ? INSN_CODE + rng_below(r, 0x2000) : INSN_DATA + 0x2000 + rng_below(r, 0x1000);
     t = rng_int(r);
-    if (p < 99 && aw == 64 && size <= 32) /* around the end of the canonical addresses, and of the address space */
+    if (size > 32) /* which of its items wraps or faults first differs */
+        t &= ~0xfffUL;
+    if (p < 99 && aw == 64 && size <= 32 &&
+        size != 10) /* around the end of the canonical addresses, and of the address space */
         t = (rng_pct(r, 50) ? 0x800000000000 : 0) - rng_below(r, size + 9);
     return t;
 }
@@ -156,6 +159,7 @@ static void solve_mem(struct gen_insn *i, const ZydisDecodedOperandMem *m, uint6
 /* Gathers and scatters: small indexes, one of them wild now and then. */
 static void solve_vsib(struct gen_insn *i, const ZydisDecodedOperandMem *m)
 {
+    i->c->in.rflags &= ~(uint64_t)X86_FL_TF; /* may trap between elements */
     unsigned id = (unsigned)ZydisRegisterGetId(m->index), lane = 8;
     uint8_t *v = i->c->in.fpu.vec[id];
 
@@ -324,8 +328,11 @@ static void solve_branch(struct gen_insn *i)
         }
         memcpy(i->buf + i->z.raw.imm[0].offset, &rel, i->z.raw.imm[0].size / 8);
     } else if (i->z.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR && i->z.operand_count_visible) {
-        if (!i->solid && rng_pct(i->r, 4))
+        if (!i->solid && rng_pct(i->r, 4)) {
             t = rng_int(i->r);
+            if (i->z.meta.category == ZYDIS_CATEGORY_CALL) /* bad target or bad stack first? by vendor */
+                i->c->in.gpr[X86_RSP] = INSN_STACK + 0x1000;
+        }
         if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
             set_low(i, gpr_id(o->reg.value), o->size, t);
         } else if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
