@@ -192,10 +192,8 @@ static void careful_step(struct interp *m, bool resumed)
     case ZYDIS_MNEMONIC_INT1:
     case ZYDIS_MNEMONIC_INT3:
     case ZYDIS_MNEMONIC_INTO:
-        tf = false; /* delivery has cleared TF */
-        break;
     case ZYDIS_MNEMONIC_SYSCALL:
-        tf = tf && (m->c.rflags & X86_FL_TF);
+        tf = tf && (m->c.rflags & X86_FL_TF); /* delivery has cleared TF */
         break;
     default:
         break;

@@ -70,7 +70,8 @@ void vec_mem_slow(struct interp *m, const struct uop *u, gva_t lin)
 
     vec_check_pending(m, u, op);
     check_align(m, u, op, lin);
-    vec_check_ac(m, u, lin, op->msize == 10 ? 8 : op->msize > 16 ? 16 : op->msize);
+    if (m->mode != X86_MODE_64 || x86_canonical(lin + op->msize - 1U)) /* else #GP comes first */
+        vec_check_ac(m, u, lin, op->msize == 10 ? 8 : op->msize > 16 ? 16 : op->msize);
     host = interp_host(m, u, lin, op->msize, store);
     if (host) {
         op->stub(m, u, host);

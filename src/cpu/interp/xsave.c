@@ -83,6 +83,12 @@ static void put_x87(struct interp *m, uint8_t *img, bool wide)
     }
 }
 
+/* The pointers have 48 bits. */
+static uint64_t pointer(const uint8_t *p)
+{
+    return (uint64_t)((int64_t)(get64(p) << 16) >> 16);
+}
+
 static void get_x87(struct interp *m, const uint8_t *img, bool wide)
 {
     struct x86_fpu *f = &m->c.fpu;
@@ -92,8 +98,8 @@ static void get_x87(struct interp *m, const uint8_t *img, bool wide)
     f->fsw = get16(img + 2);
     f->ftw = img[4];
     f->fop = get16(img + 6) & 0x7ff;
-    f->fip = wide ? get64(img + 8) : get32(img + 8);
-    f->fdp = wide ? get64(img + 16) : get32(img + 16);
+    f->fip = wide ? pointer(img + 8) : get32(img + 8);
+    f->fdp = wide ? pointer(img + 16) : get32(img + 16);
     f->fcs = wide ? 0 : get16(img + 12);
     f->fds = wide ? 0 : get16(img + 20);
     for (unsigned k = 0; k < 8; k++) {
