@@ -205,12 +205,11 @@ static void *signal_main(void *arg)
 
 /* ---- the run ---- */
 
-static int write_stats(struct machine *m, const char *path)
+static int write_stats(struct machine *m, const char *path, FILE *f)
 {
     struct err e = { 0 };
-    FILE *f = fopen(path, "we");
-    int r = f ? machine_write_stats(m, f) : -errno;
-    if (f && fclose(f) != 0 && r == 0)
+    int r = machine_write_stats(m, f);
+    if (fclose(f) != 0 && r == 0)
         r = -errno;
     if (r == 0)
         return STATUS_OK;
@@ -240,7 +239,13 @@ static int run_machine(const struct run_options *o, struct err *e)
     struct signal_watch w;
     struct machine_result res;
     struct gdb_server *gdb = NULL;
+    FILE *stats = NULL;
     pthread_t t;
+    if (o->stats) { /* now, so that nobody learns after an hour that it cannot be written */
+        stats = fopen(o->stats, "we");
+        if (!stats)
+            return cli_usage_error("--stats: cannot write %s: %s", o->stats, strerror(errno));
+    }
     /* Blocked before any thread exists, so that only signal_main takes them. */
     sigemptyset(&w.set);
     sigaddset(&w.set, SIGINT);
@@ -250,9 +255,11 @@ static int run_machine(const struct run_options *o, struct err *e)
     pthread_sigmask(SIG_BLOCK, &w.set, NULL);
     signal(SIGPIPE, SIG_IGN);
     w.m = machine_new(&o->mc, e);
-    if (!w.m)
-        return cli_fail(e);
     int status = STATUS_ERROR;
+    if (!w.m) {
+        status = cli_fail(e);
+        goto out;
+    }
     if (o->gdb) {
         gdb = gdb_start(w.m, o->gdb, e);
         if (!gdb) {
@@ -270,12 +277,15 @@ static int run_machine(const struct run_options *o, struct err *e)
     gdb_stop(gdb);
     gdb = NULL;
     status = status_of(&res);
-    if (o->stats) {
-        int r = write_stats(w.m, o->stats);
+    if (stats) {
+        int r = write_stats(w.m, o->stats, stats);
+        stats = NULL;
         if (status == STATUS_OK)
             status = r;
     }
 out:
+    if (stats)
+        fclose(stats);
     gdb_stop(gdb);
     machine_free(w.m);
     return status;

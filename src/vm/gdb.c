@@ -611,6 +611,8 @@ static int listen_tcp(const char *port, struct err *e)
 static int listen_unix(const char *path, struct err *e)
 {
     struct sockaddr_un a = { .sun_family = AF_UNIX };
+    if (!*path) /* it would be bound to a name that the kernel makes up */
+        return err_set(e, EINVAL, "--gdb: the file name after unix: is empty");
     if (strlen(path) >= sizeof(a.sun_path))
         return err_set(e, EINVAL, "--gdb: socket path longer than %zu bytes", sizeof(a.sun_path) - 1);
     strcpy(a.sun_path, path);

@@ -14,7 +14,8 @@
 void machine_report(struct machine *m, enum machine_event ev, uint32_t value, const char *text)
 {
     lock_take(&m->lock);
-    if (m->event == EV_NONE) {
+    /* The first event counts, but a guest that crashes in a loop must not keep the user from ending it. */
+    if (m->event == EV_NONE || ev == EV_QUIT) {
         m->event = ev;
         m->event_value = value;
         snprintf(m->event_text, sizeof(m->event_text), "%s", text ? text : "");
@@ -74,7 +75,8 @@ static int reset(struct machine *m, struct err *e)
         vcpu_reset(m->cpu[i]);
     int r = machine_load_guest(m, e);
     lock_take(&m->lock);
-    m->event = EV_NONE;
+    if (m->event != EV_QUIT)
+        m->event = EV_NONE;
     lock_drop(&m->lock);
     if (r == 0)
         machine_resume(m);

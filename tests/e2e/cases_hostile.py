@@ -30,9 +30,10 @@ def verdict(b, name, args, refuse):
             return "%s: does not end on SIGTERM" % name
         if refuse:
             return "%s: is not refused" % name
-        if p.returncode != 128 + 15:
+        if p.returncode == 128 + 15:
+            return None
+        if p.returncode != 1:
             return "%s: status %s on SIGTERM: %r" % (name, p.returncode, err[-600:])
-        return None
     text = err.decode(errors="replace")
     if p.returncode == 1:
         if text.count("\n") != 1 or not text.startswith("gazda: ") or len(text) > 600 or len(text) < 20:

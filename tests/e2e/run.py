@@ -74,8 +74,9 @@ class Bench:
         """Builds tests/e2e/guest/NAME.S into a multiboot kernel."""
         out = os.path.join(self.tmp, name)
         src = os.path.join(TOP, "tests", "e2e", "guest", name + ".S")
-        r = subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x100000", "-Wl,--build-id=none",
-                            "-Wl,-z,noexecstack", "-o", out, src] + list(flags),
+        # -n: the segment begins with the text, not with the ELF header on the page below.
+        link = "-Wl,-Ttext=0x100000,--build-id=none,-z,noexecstack,-n"
+        r = subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-no-pie", link, "-o", out, src] + list(flags),
                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if r.returncode != 0:
             raise Fail("gcc %s: %s" % (src, r.stdout[-400:]))
