@@ -93,6 +93,14 @@ $(TESTDIR)/insn: $(INSNOBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
 
+# The guest that tests the system side of the ISA becomes part of its unit test.
+SYSGUEST := $(OUT)/guests/sys.bin
+$(SYSGUEST): $(wildcard tests/guests/*.asm tests/guests/*.inc) | $(DEPS)
+	@mkdir -p $(@D)
+	nasm -f bin -w-number-overflow -I tests/guests/ -o $@ tests/guests/sys.asm
+$(OBJ)/tests/unit/test_sysguest.o: $(SYSGUEST)
+$(OBJ)/tests/unit/test_sysguest.o: CFLAGS += -DSYS_GUEST='"$(SYSGUEST)"'
+
 run: $(BIN)
 	@$(BIN) run $(ARGS)
 

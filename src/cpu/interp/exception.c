@@ -221,6 +221,7 @@ static void deliver_protected(struct interp *m, const struct event *e)
                               .sel = g.sel,
                               .next_ip = e->return_ip,
                               .ext = e->ext,
+                              .rflags = e->rflags,
                               .has_error = e->has_error,
                               .error = e->error };
 

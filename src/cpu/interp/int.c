@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Instructions that are events themselves: software interrupts, BOUND, undefined opcodes, HLT, hypercalls. */
+/* Instructions that are events themselves: software interrupts, undefined opcodes, HLT, hypercalls. */
 #include <Zydis/Mnemonic.h>
 
 #include "cpu/interp/sys.h"
@@ -43,26 +43,6 @@ static void fn_into(struct interp *m, const struct uop *u)
         interp_retire(m, u);
 }
 
-static void fn_bound(struct interp *m, const struct uop *u)
-{
-    unsigned size = u->i.osz;
-    gva_t lin = interp_ea(m, u, 2 * size, false);
-    int64_t lo, hi, val;
-
-    if (size == 2) {
-        lo = (int16_t)interp_ld16(m, u, lin);
-        hi = (int16_t)interp_ld16(m, u, lin + 2);
-        val = (int16_t)m->c.gpr[u->i.r0];
-    } else {
-        lo = (int32_t)interp_ld32(m, u, lin);
-        hi = (int32_t)interp_ld32(m, u, lin + 4);
-        val = (int32_t)m->c.gpr[u->i.r0];
-    }
-    if (val < lo || val > hi)
-        interp_raise_vec(m, u, X86_BR, 0);
-    sys_done(m, u);
-}
-
 static void fn_ud(struct interp *m, const struct uop *u)
 {
     interp_ud(m, u);
@@ -97,8 +77,6 @@ uop_fn int_pick(const struct x86_insn *i)
         return fn_int1;
     case ZYDIS_MNEMONIC_INTO:
         return fn_into;
-    case ZYDIS_MNEMONIC_BOUND:
-        return fn_bound;
     case ZYDIS_MNEMONIC_UD0:
     case ZYDIS_MNEMONIC_UD1:
     case ZYDIS_MNEMONIC_UD2:

@@ -124,7 +124,10 @@ static void fn_iret(struct interp *m, const struct uop *u)
         iret_task(m, u);
     else
         iret_protected(m, u);
-    m->c.nmi_blocked = false;
+    if (m->c.nmi_blocked) { /* the vCPU may have kept another one back: it must look again */
+        m->c.nmi_blocked = false;
+        m->v->ops->kick(m->v);
+    }
     interp_mode_changed(m);
 }
 

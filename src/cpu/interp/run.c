@@ -253,7 +253,8 @@ static bool between(struct interp *m)
     }
     if (m->v->irq_window && (m->c.rflags & X86_FL_IF) && !m->c.int_shadow)
         interp_exit(m, NULL, EXIT_IRQ_WINDOW, false);
-    if (m->careful || (m->c.rflags & X86_FL_TF)) {
+    /* With an interrupt waiting, what STI shadows runs alone: the window may close right behind it. */
+    if (m->careful || (m->c.rflags & X86_FL_TF) || (m->c.int_shadow && m->v->irq_window)) {
         careful_step(m, false);
         return true;
     }

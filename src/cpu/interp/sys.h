@@ -124,7 +124,8 @@ struct sys_task {
     uint16_t sel;     /* of the TSS descriptor */
     uint64_t next_ip; /* EIP that the old task resumes at */
     uint32_t ext;
-    bool has_error; /* an error code is pushed on the new stack */
+    uint64_t rflags; /* TASK_EVENT: the image to save */
+    bool has_error;  /* an error code is pushed on the new stack */
     uint32_t error;
 };
 void sys_task_switch(struct interp *m, const struct uop *u, const struct sys_task *t);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Instructions on the flags register. The arithmetic flags live in m->af, all others in c.rflags.
+ * PUSHF, POPF, and the privileged bits IF and AC. The arithmetic flags live in m->af, all others in c.rflags.
  * The enhancements of CR4.VME and CR4.PVI are not offered (CPUID), so IOPL alone decides.
  */
 #include <Zydis/Mnemonic.h>
@@ -74,48 +74,6 @@ static void fn_sti(struct interp *m, const struct uop *u)
     sys_done(m, u);
 }
 
-static void fn_lahf(struct interp *m, const struct uop *u)
-{
-    m->c.gpr[X86_RAX] = (m->c.gpr[X86_RAX] & ~0xff00UL) | (interp_rflags(m) & 0xff) << 8 | X86_FL_1 << 8;
-    sys_done(m, u);
-}
-
-static void fn_sahf(struct interp *m, const struct uop *u)
-{
-    interp_set_arith(m, (interp_rflags(m) & X86_FL_OF) | ((m->c.gpr[X86_RAX] >> 8) & 0xd5));
-    sys_done(m, u);
-}
-
-static void fn_clc(struct interp *m, const struct uop *u)
-{
-    m->af &= ~0x100U;
-    sys_done(m, u);
-}
-
-static void fn_stc(struct interp *m, const struct uop *u)
-{
-    m->af |= 0x100U;
-    sys_done(m, u);
-}
-
-static void fn_cmc(struct interp *m, const struct uop *u)
-{
-    m->af ^= 0x100U;
-    sys_done(m, u);
-}
-
-static void fn_cld(struct interp *m, const struct uop *u)
-{
-    m->c.rflags &= ~(uint64_t)X86_FL_DF;
-    sys_done(m, u);
-}
-
-static void fn_std(struct interp *m, const struct uop *u)
-{
-    m->c.rflags |= X86_FL_DF;
-    sys_done(m, u);
-}
-
 static void set_ac(struct interp *m, const struct uop *u, bool on)
 {
     if (m->c.cpl != 0 || !(x86_cr4_mask(m->v->model) & X86_CR4_SMAP))
@@ -151,20 +109,6 @@ uop_fn sysflags_pick(const struct x86_insn *i)
         return fn_cli;
     case ZYDIS_MNEMONIC_STI:
         return fn_sti;
-    case ZYDIS_MNEMONIC_LAHF:
-        return fn_lahf;
-    case ZYDIS_MNEMONIC_SAHF:
-        return fn_sahf;
-    case ZYDIS_MNEMONIC_CLC:
-        return fn_clc;
-    case ZYDIS_MNEMONIC_STC:
-        return fn_stc;
-    case ZYDIS_MNEMONIC_CMC:
-        return fn_cmc;
-    case ZYDIS_MNEMONIC_CLD:
-        return fn_cld;
-    case ZYDIS_MNEMONIC_STD:
-        return fn_std;
     case ZYDIS_MNEMONIC_CLAC:
         return fn_clac;
     case ZYDIS_MNEMONIC_STAC:
