@@ -95,16 +95,28 @@ void pool_free(struct pool *p)
     free(p);
 }
 
-void pool_submit(struct pool *p, struct pool_job *j)
+static void enqueue(struct pool *p, struct pool_job *j)
 {
-    lock_take(&p->lock);
     j->next = NULL;
     *p->tail = j;
     p->tail = &j->next;
     p->waiting++;
+}
+
+void pool_submit(struct pool *p, struct pool_job *j)
+{
+    lock_take(&p->lock);
+    enqueue(p, j);
     if (p->idle)
         pthread_cond_signal(&p->cond);
     if (p->waiting > p->idle && p->n < p->max && !p->stop)
         add_thread(p);
+    lock_drop(&p->lock);
+}
+
+void pool_submit_next(struct pool *p, struct pool_job *j)
+{
+    lock_take(&p->lock);
+    enqueue(p, j);
     lock_drop(&p->lock);
 }

@@ -19,5 +19,7 @@ struct pool *pool_new(unsigned max_threads);
 void pool_free(struct pool *p);
 /* First come, first started. Any thread, any lock of rank below LOCK_TIMER. */
 void pool_submit(struct pool *p, struct pool_job *j);
+/* From a job that is about to return: wakes nobody, its own worker goes on with j. */
+void pool_submit_next(struct pool *p, struct pool_job *j);
 
 #endif

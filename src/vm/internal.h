@@ -46,6 +46,7 @@ struct machine {
     struct uart *uart;
     struct chardev *serial, *console;
     struct disk *disk[MACHINE_DISKS_MAX];
+    struct pool *pool; /* I/O threads of the virtio devices */
     struct debug_exit dbgexit;
     _Atomic uint8_t post;
 

@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * virtio block device (virtio 1.2, "Block Device"). serve takes requests off a queue on a worker; each request then
+ * runs on a worker of its own, straight between the image and the pinned guest buffers, and completes from there.
+ * Requests in flight have no order; a flush covers what completed before it, as the standard asks.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/disk.h"
+#include "mem/mem.h"
+#include "state/state.h"
+#include "virtio/devices.h"
+
+enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
+enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
+enum { ZEROES_UNMAP = 1 };
+
+#define F_SIZE_MAX (1UL << 1)
+#define F_SEG_MAX (1UL << 2)
+#define F_RO (1UL << 5)
+#define F_BLK_SIZE (1UL << 6)
+#define F_FLUSH (1UL << 9)
+#define F_TOPOLOGY (1UL << 10)
+#define F_CONFIG_WCE (1UL << 11)
+#define F_MQ (1UL << 12)
+#define F_DISCARD (1UL << 13)
+#define F_WRITE_ZEROES (1UL << 14)
+
+enum {
+    BLK_QUEUE = 256,
+    BLK_BATCH = 64,
+    BLK_SEG_MAX = 126,
+    BLK_SIZE_MAX = 1 << 20,
+    BLK_RANGES_MAX = 16,         /* of one discard or write zeroes request */
+    BLK_RANGE_SECTORS = 1 << 21, /* 1 GiB */
+    BLK_REQ_MAX = 256 << 20,     /* data bytes of one request; more than SEG_MAX times SIZE_MAX */
+    BLK_WCE_OFF = 32,            /* config offset of writeback */
+};
+
+/* virtio 1.2, "Device configuration layout". */
+struct blk_config {
+    uint64_t capacity;
+    uint32_t size_max, seg_max;
+    uint16_t cylinders;
+    uint8_t heads, sectors;
+    uint32_t blk_size;
+    uint8_t physical_block_exp, alignment_offset;
+    uint16_t min_io_size;
+    uint32_t opt_io_size;
+    uint8_t writeback, unused0;
+    uint16_t num_queues;
+    uint32_t max_discard_sectors, max_discard_seg, discard_sector_alignment;
+    uint32_t max_write_zeroes_sectors, max_write_zeroes_seg;
+    uint8_t write_zeroes_may_unmap, unused1[3];
+} __attribute__((packed));
+
+_Static_assert(offsetof(struct blk_config, writeback) == BLK_WCE_OFF, "layout of the configuration space");
+_Static_assert(sizeof(struct blk_config) == 60, "layout of the configuration space");
+
+struct blk_header {
+    uint32_t type, reserved;
+    uint64_t sector;
+};
+
+struct blk_range {
+    uint64_t sector;
+    uint32_t count, flags;
+};
+
+struct blk {
+    struct virtio_dev v; /* first */
+    struct disk *disk;
+    bool writeback;
+};
+
+/* One request in flight. The buffers are pinned from start to finish. */
+struct blk_req {
+    struct pool_job job; /* first */
+    struct blk *b;
+    unsigned q;
+    uint16_t head;
+    struct blk_header hdr;
+    bool through;      /* no write cache: a write ends on the medium */
+    gpa_t status;      /* where the status byte goes */
+    uint32_t data_len; /* of the data buffers */
+    unsigned n_ranges;
+    struct blk_range range[BLK_RANGES_MAX];
+    unsigned n; /* data buffers */
+    struct virtq_buf *buf;
+    struct iovec iov[];
+};
+
+/* ---- configuration ---- */
+
+static unsigned blk_config(struct virtio_dev *v, uint8_t buf[VIRTIO_CONFIG_MAX])
+{
+    const struct blk *b = (struct blk *)v;
+    uint32_t block = disk_block_size(b->disk);
+    struct blk_config c = {
+        .capacity = disk_bytes(b->disk) / DISK_SECTOR,
+        .size_max = BLK_SIZE_MAX,
+        .seg_max = BLK_SEG_MAX,
+        .blk_size = DISK_SECTOR,
+        .physical_block_exp = (uint8_t)__builtin_ctz(block / DISK_SECTOR),
+        .min_io_size = (uint16_t)(block / DISK_SECTOR > UINT16_MAX ? 1 : block / DISK_SECTOR),
+        .writeback = b->writeback,
+        .num_queues = (uint16_t)v->n_queues,
+        .max_discard_sectors = BLK_RANGE_SECTORS,
+        .max_discard_seg = BLK_RANGES_MAX,
+        .discard_sector_alignment = block / DISK_SECTOR,
+        .max_write_zeroes_sectors = BLK_RANGE_SECTORS,
+        .max_write_zeroes_seg = BLK_RANGES_MAX,
+        .write_zeroes_may_unmap = 1,
+    };
+    memcpy(buf, &c, sizeof(c));
+    return sizeof(c);
+}
+
+static void blk_config_write(struct virtio_dev *v, unsigned off, const uint8_t *buf, unsigned len)
+{
+    if (off == BLK_WCE_OFF && len == 1 && virtio_has(v, F_CONFIG_WCE))
+        ((struct blk *)v)->writeback = buf[0] != 0;
+}
+
+/* Without either feature the driver expects that a finished write is on the medium. */
+static void blk_activate(struct virtio_dev *v)
+{
+    if (!virtio_has(v, F_FLUSH) && !virtio_has(v, F_CONFIG_WCE))
+        ((struct blk *)v)->writeback = false;
+}
+
+static void blk_reset(struct virtio_dev *v)
+{
+    ((struct blk *)v)->writeback = true;
+}
+
+/* ---- running a request, on a worker, no lock held ---- */
+
+static uint8_t status_of(int r)
+{
+    return r == 0 ? S_OK : r == -EOPNOTSUPP ? S_UNSUPP : S_IOERR;
+}
+
+static uint8_t run_ranges(const struct blk_req *r)
+{
+    struct disk *d = r->b->disk;
+    int e = 0;
+    for (unsigned i = 0; i < r->n_ranges && e == 0; i++) {
+        uint64_t off = r->range[i].sector * DISK_SECTOR, len = (uint64_t)r->range[i].count * DISK_SECTOR;
+        if (r->hdr.type == T_DISCARD)
+            e = disk_discard(d, off, len);
+        else
+            e = disk_zero(d, off, len, r->range[i].flags & ZEROES_UNMAP);
+    }
+    if (e == 0 && r->through)
+        e = disk_flush(d);
+    return status_of(e);
+}
+
+static uint8_t run_id(const struct blk_req *r)
+{
+    char id[DISK_SERIAL];
+    size_t done = 0;
+    disk_serial(r->b->disk, id);
+    for (unsigned i = 0; i < r->n && done < sizeof(id); i++) {
+        size_t n = r->iov[i].iov_len < sizeof(id) - done ? r->iov[i].iov_len : sizeof(id) - done;
+        memcpy(r->iov[i].iov_base, id + done, n);
+        done += n;
+    }
+    return S_OK;
+}
+
+static uint8_t run(struct blk_req *r)
+{
+    struct disk *d = r->b->disk;
+    uint64_t off = r->hdr.sector * DISK_SECTOR;
+    int e;
+    switch (r->hdr.type) {
+    case T_IN:
+        return status_of(disk_read(d, r->iov, (int)r->n, off));
+    case T_OUT:
+        e = disk_write(d, r->iov, (int)r->n, off);
+        if (e == 0 && r->through)
+            e = disk_flush(d);
+        return status_of(e);
+    case T_FLUSH:
+        return status_of(disk_flush(d));
+    case T_GET_ID:
+        return run_id(r);
+    default:
+        return run_ranges(r);
+    }
+}
+
+static void unpin(const struct blk_req *r)
+{
+    bool written = r->hdr.type != T_OUT;
+    for (unsigned i = 0; i < r->n; i++)
+        mem_unpin(r->b->v.mem, r->buf[i].gpa, r->buf[i].len, written);
+}
+
+static void run_req(struct pool_job *j)
+{
+    struct blk_req *r = (struct blk_req *)j;
+    struct virtio_dev *v = &r->b->v;
+    uint8_t status = run(r);
+    unpin(r);
+    /* The status byte may lie in the data of a hostile driver; it is written last. */
+    mem_write(v->mem, r->status, &status, 1);
+    uint32_t written = r->hdr.type == T_OUT ? 1 : r->data_len + 1;
+    lock_take(&v->lock);
+    virtq_push(&v->q[r->q], r->head, written);
+    virtio_signal(v, r->q);
+    virtio_release(v);
+    lock_drop(&v->lock);
+    free(r);
+}
+
+/* ---- taking a request apart; lock held ---- */
+
+/* The chain without header and status byte. */
+struct blk_parse {
+    struct blk_header hdr;
+    gpa_t status;
+    uint64_t len;  /* of the data */
+    bool to_guest; /* its direction */
+    uint8_t verdict;
+};
+
+/* False: not even a status can be given back. */
+static bool parse(struct blk *b, const struct virtq *q, struct virtq_chain *c, struct blk_parse *p)
+{
+    if (c->out_len < sizeof(p->hdr) || c->in_len == 0)
+        return false;
+    if (virtq_read(q, c, 0, &p->hdr, sizeof(p->hdr)) != sizeof(p->hdr))
+        return false;
+    for (unsigned i = (unsigned)c->n_out + c->n_in; i-- > c->n_out;)
+        if (c->buf[i].len) {
+            p->status = c->buf[i].gpa + --c->buf[i].len;
+            break;
+        }
+    uint32_t t = p->hdr.type;
+    bool change = t == T_OUT || t == T_DISCARD || t == T_WRITE_ZEROES;
+    p->to_guest = !change;
+    p->len = change ? c->out_len - sizeof(p->hdr) : c->in_len - 1;
+    p->verdict = S_OK;
+    if (!change && t != T_IN && t != T_FLUSH && t != T_GET_ID)
+        p->verdict = S_UNSUPP;
+    else if (change && disk_read_only(b->disk))
+        p->verdict = S_IOERR;
+    else if ((t == T_DISCARD && !virtio_has(&b->v, F_DISCARD)) ||
+             (t == T_WRITE_ZEROES && !virtio_has(&b->v, F_WRITE_ZEROES)))
+        p->verdict = S_UNSUPP;
+    else if (t == T_FLUSH || t == T_DISCARD || t == T_WRITE_ZEROES)
+        return true;
+    else if (p->len > BLK_REQ_MAX || (t != T_GET_ID && (p->len % DISK_SECTOR || !p->len)))
+        p->verdict = S_IOERR;
+    else if (t != T_GET_ID && (p->hdr.sector > disk_bytes(b->disk) / DISK_SECTOR ||
+                               p->len / DISK_SECTOR > disk_bytes(b->disk) / DISK_SECTOR - p->hdr.sector))
+        p->verdict = S_IOERR;
+    return true;
+}
+
+/* virtio 1.2, "Device Requirements: Device Operation": what a discard or write zeroes request must not be. */
+static uint8_t read_ranges(struct blk *b, const struct virtq_chain *c, uint64_t len, struct blk_req *r)
+{
+    uint64_t sectors = disk_bytes(b->disk) / DISK_SECTOR;
+    if (!len || len % sizeof(r->range[0]) || len > sizeof(r->range))
+        return S_IOERR;
+    virtq_read(&b->v.q[r->q], c, sizeof(r->hdr), r->range, len);
+    r->n_ranges = (unsigned)(len / sizeof(r->range[0]));
+    for (unsigned i = 0; i < r->n_ranges; i++) {
+        const struct blk_range *g = &r->range[i];
+        if (g->flags & ~(uint32_t)(r->hdr.type == T_WRITE_ZEROES ? ZEROES_UNMAP : 0))
+            return S_UNSUPP;
+        if (g->count > BLK_RANGE_SECTORS || g->sector > sectors || g->count > sectors - g->sector)
+            return S_IOERR;
+    }
+    return S_OK;
+}
+
+/* Pins the data buffers: those of one direction, without the header. */
+static int pin_data(struct blk_req *r, const struct virtq_chain *c, bool to_guest)
+{
+    uint64_t skip = to_guest ? 0 : sizeof(r->hdr);
+    unsigned i = to_guest ? c->n_out : 0, end = to_guest ? (unsigned)c->n_out + c->n_in : c->n_out;
+    for (; i < end; i++) {
+        uint64_t cut = skip < c->buf[i].len ? skip : c->buf[i].len;
+        struct virtq_buf d = { .gpa = c->buf[i].gpa + cut, .len = (uint32_t)(c->buf[i].len - cut) };
+        skip -= cut;
+        if (!d.len)
+            continue;
+        void *p = mem_pin(r->b->v.mem, d.gpa, d.len);
+        if (!p)
+            return -EFAULT;
+        r->iov[r->n] = (struct iovec){ .iov_base = p, .iov_len = d.len };
+        r->buf[r->n++] = d;
+        r->data_len += d.len;
+    }
+    return 0;
+}
+
+static struct blk_req *make_req(struct blk *b, unsigned q, const struct virtq_chain *c, struct blk_parse *p)
+{
+    bool data = p->hdr.type == T_IN || p->hdr.type == T_OUT || p->hdr.type == T_GET_ID;
+    size_t n = !data ? 0 : p->to_guest ? c->n_in : c->n_out;
+    struct blk_req *r = calloc(1, sizeof(*r) + n * (sizeof(r->iov[0]) + sizeof(r->buf[0])));
+    p->verdict = S_IOERR;
+    if (!r)
+        return NULL;
+    *r = (struct blk_req){ .job.run = run_req, .b = b, .q = q, .head = c->head, .hdr = p->hdr, .status = p->status };
+    r->through = !b->writeback;
+    r->buf = (struct virtq_buf *)(void *)&r->iov[n];
+    if (data) {
+        if (pin_data(r, c, p->to_guest) == 0)
+            return r;
+    } else if (p->hdr.type == T_FLUSH) {
+        return r;
+    } else {
+        p->verdict = read_ranges(b, c, p->len, r);
+        if (p->verdict == S_OK)
+            return r;
+    }
+    unpin(r);
+    free(r);
+    return NULL;
+}
+
+static bool blk_serve(struct virtio_dev *v, unsigned qi)
+{
+    struct blk *b = (struct blk *)v;
+    struct virtq *q = &v->q[qi];
+    struct blk_req *last = NULL;
+    bool more = true, answered = false;
+    virtq_disable_notify(q);
+    for (int i = 0; i < BLK_BATCH && more; i++) {
+        struct blk_parse p = { 0 };
+        struct blk_req *r = NULL;
+        if (virtq_pop(q, &v->chain) != 1) {
+            more = virtq_enable_notify(q);
+            continue;
+        }
+        if (!parse(b, q, &v->chain, &p)) {
+            virtq_push(q, v->chain.head, 0);
+            q->broken = "a block request without header or status";
+            break;
+        }
+        if (p.verdict == S_OK)
+            r = make_req(b, qi, &v->chain, &p);
+        if (!r) {
+            mem_write(v->mem, p.status, &p.verdict, 1);
+            virtq_push(q, v->chain.head, 1);
+            answered = true;
+            continue;
+        }
+        virtio_hold(v);
+        if (last)
+            pool_submit(v->pool, &last->job);
+        last = r;
+    }
+    if (last)
+        pool_submit_next(v->pool, &last->job); /* this very worker goes on with it */
+    if (answered)
+        virtio_signal(v, qi);
+    return more && !q->broken;
+}
+
+/* ---- life ---- */
+
+static void blk_save(struct virtio_dev *v, struct state_out *s)
+{
+    const struct blk *b = (struct blk *)v;
+    state_put_u64(s, disk_bytes(b->disk));
+    state_put_u8(s, b->writeback);
+}
+
+static int blk_load(struct virtio_dev *v, struct state_in *s)
+{
+    struct blk *b = (struct blk *)v;
+    uint64_t bytes = state_get_u64(s);
+    uint8_t writeback = state_get_u8(s);
+    if (s->bad || bytes != disk_bytes(b->disk) || writeback > 1)
+        return -EINVAL;
+    b->writeback = writeback;
+    return 0;
+}
+
+static void blk_free(struct virtio_dev *v)
+{
+    virtio_fini(v);
+    free(v);
+}
+
+static const struct virtio_ops blk_ops = {
+    .name = "virtio-blk",
+    .id = VIRTIO_ID_BLOCK,
+    .on_worker = true,
+    .config = blk_config,
+    .config_write = blk_config_write,
+    .activate = blk_activate,
+    .serve = blk_serve,
+    .reset = blk_reset,
+    .save = blk_save,
+    .load = blk_load,
+    .free = blk_free,
+};
+
+struct virtio_dev *virtio_blk_new(const struct virtio_env *env, struct disk *disk, unsigned queues)
+{
+    uint64_t f = F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_TOPOLOGY | F_FLUSH | F_CONFIG_WCE;
+    struct blk *b = calloc(1, sizeof(*b));
+    if (!b)
+        return NULL;
+    b->disk = disk;
+    b->writeback = true;
+    f |= disk_read_only(disk) ? F_RO : F_DISCARD | F_WRITE_ZEROES;
+    if (queues > 1)
+        f |= F_MQ;
+    virtio_init(&b->v, &blk_ops, env, f);
+    for (unsigned i = 0; i < queues && i < VIRTIO_QUEUES_MAX; i++)
+        virtio_add_queue(&b->v, BLK_QUEUE);
+    return &b->v;
+}
