@@ -79,7 +79,9 @@ int tlb_init(struct interp *m)
     for (unsigned c = 0; c < TLB_CTXS; c++)
         for (unsigned k = 0; k < TLB_SIZE; k++)
             m->tlbs[c][k] = (struct tlb_entry){ .rtag = TLB_NONE, .wtag = TLB_NONE };
-    m->phys = (struct x86_phys){ .read = phys_read, .set_bits = phys_set_bits, .arg = m };
+    m->phys = (struct x86_phys){
+        .read = phys_read, .set_bits = phys_set_bits, .arg = m, .phys_bits = (uint8_t)m->v->model->phys_bits
+    };
     m->code_epoch[0] = m->code_epoch[1] = 1;
     return mem_listen(m->v->mem, &listener, m);
 }
