@@ -170,6 +170,20 @@ static uop_fn pick_handler(const struct vec_op *op)
 
 /* ---- preparing ---- */
 
+/* Code memory is full: drops all blocks and stubs; the instruction runs again from a new block. */
+static void code_full(struct interp *m, const struct uop *u)
+{
+    interp_leave_before(m, u);
+    block_cache_flush(m);
+    vec_reset_code(m);
+}
+
+/* The bytes changed between two looks at them; the block is already stale and will be decoded again. */
+static void code_changed(struct interp *m, const struct uop *u)
+{
+    interp_leave_before(m, u);
+}
+
 /* The end of a store by a handler of code whose frame has flags. */
 static void fast_stored(struct interp *m, const struct uop *u)
 {
@@ -199,23 +213,9 @@ static __attribute__((noinline)) uop_fn best_handler(struct interp *m, const str
     key.handler = 1;
     have = vec_op_intern(m->vec, &key, &code);
     if (!have)
-        return ends.slow;
+        return code_full;
     f.stub = have->stub;
     return f.fn;
-}
-
-/* Code memory is full: drops all blocks and stubs; the instruction runs again from a new block. */
-static void code_full(struct interp *m, const struct uop *u)
-{
-    interp_leave_before(m, u);
-    block_cache_flush(m);
-    vec_reset_code(m);
-}
-
-/* The bytes changed between two looks at them; the block is already stale and will be decoded again. */
-static void code_changed(struct interp *m, const struct uop *u)
-{
-    interp_leave_before(m, u);
 }
 
 static bool decode(const uint8_t *bytes, unsigned len, enum x86_mode mode, struct vec_insn *d)

@@ -21,8 +21,7 @@
 
 static const int fault_signals[] = { SIGSEGV, SIGFPE, SIGILL, SIGBUS };
 static struct sigaction previous[ARRAY_LEN(fault_signals)];
-static pthread_once_t handler_once = PTHREAD_ONCE_INIT;
-static int handler_error;
+static pthread_mutex_t handler_lock = PTHREAD_MUTEX_INITIALIZER;
 static _Thread_local const struct vec_cache *volatile vector_here __attribute__((tls_model("initial-exec")));
 
 static void chain(int sig, siginfo_t *info, void *uc)
@@ -60,14 +59,25 @@ static void on_fault(int sig, siginfo_t *info, void *ucp)
     chain(sig, info, ucp);
 }
 
-static void install_handler(void)
+/* For each new vCPU, because somebody else may have put a handler of his own in the meantime. */
+static int install_handler(void)
 {
-    struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+    struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK }, old;
+    int err = 0;
 
     sigemptyset(&sa.sa_mask);
-    for (unsigned k = 0; k < ARRAY_LEN(fault_signals); k++)
-        if (sigaction(fault_signals[k], &sa, &previous[k]))
-            handler_error = -errno;
+    pthread_mutex_lock(&handler_lock);
+    for (unsigned k = 0; k < ARRAY_LEN(fault_signals) && !err; k++) {
+        if (sigaction(fault_signals[k], NULL, &old))
+            err = -errno;
+        if (err || ((old.sa_flags & SA_SIGINFO) && old.sa_sigaction == on_fault))
+            continue;
+        previous[k] = old;
+        if (sigaction(fault_signals[k], &sa, NULL))
+            err = -errno;
+    }
+    pthread_mutex_unlock(&handler_lock);
+    return err;
 }
 
 /* ---- code memory ---- */
@@ -188,11 +198,10 @@ static void probe_host(struct interp *m, struct vec_cache *vc)
 int vec_create(struct interp *m)
 {
     struct vec_cache *vc;
-    int err;
+    int err = install_handler();
 
-    pthread_once(&handler_once, install_handler);
-    if (handler_error)
-        return handler_error;
+    if (err)
+        return err;
     vc = aligned_alloc(64, (sizeof(*vc) + 63) & ~63UL);
     if (!vc)
         return -ENOMEM;
