@@ -21,6 +21,8 @@ gva_t interp_seg_lin(struct interp *m, const struct uop *u, unsigned seg, uint64
             segment_fault(m, u, seg);
         return lin;
     }
+    if (likely(interp_seg_flat(s) && off <= UINT32_MAX - (len - 1)))
+        return (uint32_t)(s->base + off);
     if (unlikely(!x86_seg_in_limit(s, off, len)))
         segment_fault(m, u, seg);
     /* Neither real-address nor virtual-8086 mode has types; their CS may be written. */

@@ -23,6 +23,7 @@
 #include "x86/fault.h"
 #include "x86/insn.h"
 #include "x86/paging.h"
+#include "x86/segment.h"
 
 struct interp;
 struct uop;
@@ -265,11 +266,26 @@ static inline uint64_t interp_ea_off(const struct interp *m, const struct uop *u
         ea += u->i.off + u->i.len;
     return u->i.asz == 8 ? ea : u->i.asz == 4 ? (uint32_t)ea : (uint16_t)ea;
 }
+/* The data segments of nearly all 32-bit systems: 4 GiB, readable and writable, so only a wrap-around is to be checked.
+ */
+static inline bool interp_seg_flat(const struct x86_seg *s)
+{
+    return s->limit == UINT32_MAX &&
+           (s->attr & (X86_SEG_UNUSABLE | X86_SEG_S | X86_T_CODE | X86_T_CE | X86_T_RW)) == (X86_SEG_S | X86_T_RW);
+}
 /* Linear address of the memory operand. In 64-bit mode canonical form is checked by the TLB miss path. */
 static inline gva_t interp_ea(struct interp *m, const struct uop *u, unsigned len, bool write)
 {
-    if (unlikely(u->i.flags & X86_I_SLOW_EA))
+    if (unlikely(u->i.flags & X86_I_SLOW_EA)) {
+        const struct x86_seg *s = &m->c.seg[u->i.seg];
+        if (u->i.asz == 4 && m->mode != X86_MODE_64 && interp_seg_flat(s)) {
+            uint32_t off =
+                (uint32_t)(m->c.gpr[u->i.base] + (m->c.gpr[u->i.index] << u->i.scale) + (uint64_t)(int64_t)u->i.disp);
+            if (likely(off <= UINT32_MAX - (len - 1)))
+                return (uint32_t)(s->base + off);
+        }
         return interp_ea_slow(m, u, len, write);
+    }
     return m->c.gpr[u->i.base] + (m->c.gpr[u->i.index] << u->i.scale) + (uint64_t)(int64_t)u->i.disp +
            m->c.seg[u->i.seg].base;
 }
