@@ -8,6 +8,10 @@
 #   make bench           one table; install, clean, fmt as usual
 MODE ?= rel
 OUT := out
+# As many jobs as processors, unless the caller says otherwise.
+ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc)
+endif
 BIN := $(if $(filter rel,$(MODE)),$(OUT)/gazda,$(OUT)/$(MODE)/gazda)
 OBJ := $(OUT)/obj/$(MODE)
 TESTDIR := $(OUT)/$(MODE)/tests
