@@ -72,7 +72,8 @@ enum {
  * are X86_REG_ZERO when absent; base is X86_REG_IP for RIP-relative, with disp made relative to the block's start by
  * the engine (decode leaves it relative to the instruction's own first byte). moffs addresses are in imm when they
  * do not fit disp: then base = index = X86_REG_ZERO and form has no immediate. SLOW_EA is set when
- * asz != 8 or the mode is not 64-bit (limits and types are to be checked there), and for the rare 64-bit address that
+ * asz != 8 or the mode is not 64-bit (limits and types are to be checked there; an engine that knows the segments to be
+ * flat may clear it), and for the rare 64-bit address that
  * does not fit disp: a far RIP-relative one, or moffs.
  *
  * Vector instructions: base, index, seg, disp, asz describe the memory operand, osz is its size (0: none, or a state

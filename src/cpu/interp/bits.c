@@ -114,7 +114,7 @@ gva_t bits_string_lin(struct interp *m, const struct uop *u, bool write)
     uint64_t delta = (uint64_t)((bit >> (size == 2 ? 4 : size == 4 ? 5 : 6)) * (int64_t)size), off;
 
     if (insn_fast(&u->i))
-        return ea_fast(m, u) + delta;
+        return (ea_fast(m, u) + delta) & m->ip_mask;
     off = interp_ea_off(m, u) + delta;
     if (u->i.asz != 8)
         off = u->i.asz == 4 ? (uint32_t)off : (uint16_t)off;

@@ -69,19 +69,46 @@ void block_cache_free(struct interp *m)
     m->blocks = NULL;
 }
 
+/* All of 4 GiB for reading and writing, expanding up. */
+static bool open_segment(const struct x86_seg *s)
+{
+    enum { WANT = X86_SEG_S | X86_SEG_P | 2, MASK = WANT | 0xc | X86_SEG_UNUSABLE };
+
+    return s->limit == 0xffffffff && (s->attr & MASK) == WANT;
+}
+static bool flat_segment(const struct x86_seg *s)
+{
+    return s->base == 0 && open_segment(s);
+}
+
+static unsigned kind_32(const struct interp *m)
+{
+    const struct x86_seg *seg = m->c.seg;
+    unsigned kind = X86_MODE_32;
+
+    if (seg[X86_CS].base || seg[X86_CS].limit != 0xffffffff || !(m->c.cr0 & X86_CR0_PE))
+        return kind;
+    kind |= BLOCK_FLAT;
+    if (!flat_segment(&seg[X86_DS]) || !flat_segment(&seg[X86_ES]) || !flat_segment(&seg[X86_SS_SEG]) ||
+        !(seg[X86_SS_SEG].attr & X86_SEG_DB))
+        return kind;
+    kind |= BLOCK_DATA;
+    if (open_segment(&seg[X86_FS]))
+        kind |= BLOCK_FS;
+    if (open_segment(&seg[X86_GS]))
+        kind |= BLOCK_GS;
+    return kind;
+}
+
 static unsigned kind_now(const struct interp *m)
 {
-    const struct x86_seg *cs = &m->c.seg[X86_CS];
-
-    if (m->mode == X86_MODE_32 && cs->base == 0 && cs->limit == 0xffffffff)
-        return X86_MODE_32 | BLOCK_FLAT;
-    return m->mode;
+    return m->mode == X86_MODE_32 ? kind_32(m) : m->mode;
 }
 
 static uint64_t salt(const struct interp *m)
 {
     unsigned class = tlb_code_class(m);
-    return (uint64_t)m->code_epoch[class] << 8 | class << 6 | kind_now(m);
+    return (uint64_t)m->code_epoch[class] << 9 | class << 8 | kind_now(m);
 }
 
 static struct jc_entry *jc_slot(struct block_cache *bc, gva_t lin)
@@ -91,7 +118,7 @@ static struct jc_entry *jc_slot(struct block_cache *bc, gva_t lin)
 
 static struct block **bucket(struct block_cache *bc, gpa_t gpa, unsigned kind)
 {
-    uint64_t h = (gpa ^ (uint64_t)kind << 60) * 0x9e3779b97f4a7c15UL;
+    uint64_t h = (gpa ^ (uint64_t)kind << 56) * 0x9e3779b97f4a7c15UL;
     return &bc->hash[h >> 51];
 }
 
@@ -214,6 +241,21 @@ static bool rebase_ip(struct interp *m, struct x86_insn *i, unsigned off)
     return true;
 }
 
+/*
+ * Clears SLOW_EA in 32-bit code where the operand's segment needs no check. An access that wraps at 4 GiB misses the
+ * TLB and is checked there. With a base it may not wrap where the offset does, so those must be constant.
+ */
+static void ease_address(struct x86_insn *i, unsigned kind)
+{
+    bool fixed = i->base == X86_REG_ZERO && i->index == X86_REG_ZERO && (uint32_t)i->disp < 0xffffff00;
+    bool ok = i->seg == X86_FS   ? (kind & BLOCK_FS) && fixed
+              : i->seg == X86_GS ? (kind & BLOCK_GS) && fixed
+                                 : i->seg != X86_CS;
+
+    if ((kind & BLOCK_DATA) && ok && i->asz == 4 && !(i->flags & X86_I_VECTOR))
+        i->flags &= (uint8_t)~X86_I_SLOW_EA;
+}
+
 /* Fills the uop for the instruction at off; false = the block ends before it. */
 static bool add_insn(struct interp *m, struct block *b, struct fetch *f, enum x86_decode_status *st)
 {
@@ -233,6 +275,7 @@ static bool add_insn(struct interp *m, struct block *b, struct fetch *f, enum x8
     } else {
         if (!rebase_ip(m, &u->i, off))
             return false;
+        ease_address(&u->i, b->kind);
         u->fn = NULL;
     }
     u->i.off = (uint8_t)off;

@@ -4,7 +4,7 @@
  *
  * A handler's fast form does its memory access through the TLB entry itself and tail-calls its slow form when that
  * entry does not fit, so that the fast form keeps no registers across calls and needs no prologue. A fast form is only
- * picked when X86_I_SLOW_EA is clear.
+ * picked when X86_I_SLOW_EA is clear: in 64-bit mode, or in 32-bit code whose segments are flat.
  */
 #ifndef GAZDA_CPU_INTERP_CORE_H
 #define GAZDA_CPU_INTERP_CORE_H
@@ -23,6 +23,9 @@ enum {
     BLOCK_SINGLE = 4, /* one instruction only */
     BLOCK_CROSS = 8,  /* one instruction, that crosses a page */
     BLOCK_FLAT = 16,  /* 32-bit code in a segment of base 0 and all 4 GiB */
+    BLOCK_DATA = 32,  /* and DS, ES, SS likewise, writable, SS big */
+    BLOCK_FS = 64,    /* and FS usable, 4 GiB, any base */
+    BLOCK_GS = 128,
 };
 
 /* The sentinel behind the last instruction, in the place of a uop. */
@@ -69,7 +72,7 @@ struct block *block_find(struct interp *m, bool single);
 /* Blocks of this kind may be linked: no limit to check between them. */
 static inline bool block_linkable(unsigned kind)
 {
-    return kind == X86_MODE_64 || kind == (X86_MODE_32 | BLOCK_FLAT);
+    return kind == X86_MODE_64 || ((kind & BLOCK_FLAT) && !(kind & (BLOCK_SINGLE | BLOCK_CROSS)));
 }
 /* Linear address of code at rip. */
 static inline gva_t interp_code_lin(const struct interp *m, uint64_t rip)
@@ -234,8 +237,9 @@ static inline void interp_st(struct interp *m, const struct uop *u, gva_t lin, u
 
 static inline gva_t ea_fast(const struct interp *m, const struct uop *u)
 {
-    return m->c.gpr[u->i.base] + (m->c.gpr[u->i.index] << u->i.scale) + (uint64_t)(int64_t)u->i.disp +
-           m->c.seg[u->i.seg].base;
+    return (m->c.gpr[u->i.base] + (m->c.gpr[u->i.index] << u->i.scale) + (uint64_t)(int64_t)u->i.disp +
+            m->c.seg[u->i.seg].base) &
+           m->ip_mask;
 }
 #define TLB_RD_MISS(e, lin, bits) unlikely((e)->rtag != (((lin) + (bits) / 8 - 1) & PAGE_MASK))
 #define TLB_WR_MISS(e, lin, bits) unlikely((e)->wtag != (((lin) + (bits) / 8 - 1) & PAGE_MASK))

@@ -273,7 +273,10 @@ static inline bool interp_seg_flat(const struct x86_seg *s)
     return s->limit == UINT32_MAX &&
            (s->attr & (X86_SEG_UNUSABLE | X86_SEG_S | X86_T_CODE | X86_T_CE | X86_T_RW)) == (X86_SEG_S | X86_T_RW);
 }
-/* Linear address of the memory operand. In 64-bit mode canonical form is checked by the TLB miss path. */
+/*
+ * Linear address of the memory operand. In 64-bit mode canonical form is checked by the TLB miss path. In 32-bit mode
+ * SLOW_EA is clear where the segment needs no check (block.c), and ip_mask cuts the address.
+ */
 static inline gva_t interp_ea(struct interp *m, const struct uop *u, unsigned len, bool write)
 {
     if (unlikely(u->i.flags & X86_I_SLOW_EA)) {
@@ -286,8 +289,9 @@ static inline gva_t interp_ea(struct interp *m, const struct uop *u, unsigned le
         }
         return interp_ea_slow(m, u, len, write);
     }
-    return m->c.gpr[u->i.base] + (m->c.gpr[u->i.index] << u->i.scale) + (uint64_t)(int64_t)u->i.disp +
-           m->c.seg[u->i.seg].base;
+    return (m->c.gpr[u->i.base] + (m->c.gpr[u->i.index] << u->i.scale) + (uint64_t)(int64_t)u->i.disp +
+            m->c.seg[u->i.seg].base) &
+           m->ip_mask;
 }
 
 static inline uint8_t *reg8(struct interp *m, unsigned byte_off)

@@ -275,7 +275,7 @@ OP(xlat)
     gva_t lin;
 
     if (insn_fast(&u->i)) {
-        lin = off + m->c.seg[u->i.seg].base;
+        lin = (off + m->c.seg[u->i.seg].base) & m->ip_mask;
     } else {
         off = u->i.asz == 8 ? off : u->i.asz == 4 ? (uint32_t)off : (uint16_t)off;
         lin = interp_seg_lin(m, u, u->i.seg, off, 1, false);

@@ -165,126 +165,107 @@ OP(ret_any)
     m->c.rip = t;
 }
 
-/* ---- 64-bit mode, 64-bit operands ---- */
+/* ---- a flat stack, and operands of its width ---- */
 
-#define PUSH64_OP(name, val, slow)                                                                                     \
+#define PUSH_OP(name, bits, val, slow)                                                                                 \
     OP(name)                                                                                                           \
     {                                                                                                                  \
-        gva_t lin = m->c.gpr[X86_RSP] - 8;                                                                             \
+        gva_t lin = FLAT_SP(bits, -(bits / 8));                                                                        \
         const struct tlb_entry *e = tlb_slot(m, lin);                                                                  \
-        if (TLB_WR_MISS(e, lin, 64)) {                                                                                 \
+        if (TLB_WR_MISS(e, lin, bits)) {                                                                               \
             slow(m, u);                                                                                                \
             return;                                                                                                    \
         }                                                                                                              \
-        *HOST_PTR(e, lin, 64) = (val);                                                                                 \
+        *HOST_PTR(e, lin, bits) = (uint##bits##_t)(val);                                                               \
         m->c.gpr[X86_RSP] = lin;                                                                                       \
-        NEXT_FAST_ST(m, u, e, lin, 64);                                                                                \
+        NEXT_FAST_ST(m, u, e, lin, bits);                                                                              \
     }
-PUSH64_OP(push_r, m->c.gpr[u->i.r0], push_r_any)
-PUSH64_OP(push_i, (uint64_t)u->i.imm, push_i_any)
+/* The stack pointer moved by d, cut to the width. */
+#define FLAT_SP(bits, d) ((uint##bits##_t)(m->c.gpr[X86_RSP] + (uint64_t)(d)))
 
-OP(pop_r)
+#define FLAT_STACK(bits)                                                                                               \
+    PUSH_OP(push_r##bits, bits, m->c.gpr[u->i.r0], push_r_any)                                                         \
+    PUSH_OP(push_i##bits, bits, u->i.imm, push_i_any)                                                                  \
+    OP(pop_r##bits)                                                                                                    \
+    {                                                                                                                  \
+        gva_t lin = FLAT_SP(bits, 0);                                                                                  \
+        const struct tlb_entry *e = tlb_slot(m, lin);                                                                  \
+        uint##bits##_t v;                                                                                              \
+        if (TLB_RD_MISS(e, lin, bits)) {                                                                               \
+            pop_r_any(m, u);                                                                                           \
+            return;                                                                                                    \
+        }                                                                                                              \
+        v = *HOST_PTR(e, lin, bits);                                                                                   \
+        m->c.gpr[X86_RSP] = FLAT_SP(bits, bits / 8);                                                                   \
+        m->c.gpr[u->i.r0] = v;                                                                                         \
+        NEXT(m, u);                                                                                                    \
+    }                                                                                                                  \
+    OP(leave##bits)                                                                                                    \
+    {                                                                                                                  \
+        gva_t lin = (uint##bits##_t)m->c.gpr[X86_RBP];                                                                 \
+        const struct tlb_entry *e = tlb_slot(m, lin);                                                                  \
+        if (TLB_RD_MISS(e, lin, bits)) {                                                                               \
+            leave_any(m, u);                                                                                           \
+            return;                                                                                                    \
+        }                                                                                                              \
+        m->c.gpr[X86_RBP] = *HOST_PTR(e, lin, bits);                                                                   \
+        m->c.gpr[X86_RSP] = (uint##bits##_t)(lin + bits / 8);                                                          \
+        NEXT(m, u);                                                                                                    \
+    }                                                                                                                  \
+    OP(call_i##bits) /* fast only when the link is made: then the target needs no check */                             \
+    {                                                                                                                  \
+        uint64_t target = branch_target(m, u);                                                                         \
+        gva_t lin = FLAT_SP(bits, -(bits / 8));                                                                        \
+        const struct tlb_entry *e = tlb_slot(m, lin);                                                                  \
+        struct block *b = interp_linked(m, branch_end(u), 1);                                                          \
+        if (TLB_WR_MISS(e, lin, bits) || unlikely(!b)) {                                                               \
+            call_i_any(m, u);                                                                                          \
+            return;                                                                                                    \
+        }                                                                                                              \
+        *HOST_PTR(e, lin, bits) = (uint##bits##_t)interp_next_ip(m, u);                                                \
+        m->c.gpr[X86_RSP] = lin;                                                                                       \
+        if (unlikely(*e->fflags)) { /* the return address went over code */                                            \
+            m->c.rip = target;                                                                                         \
+            interp_code_hit(m, lin, bits / 8, e);                                                                      \
+            return;                                                                                                    \
+        }                                                                                                              \
+        interp_enter(m, b, target);                                                                                    \
+    }                                                                                                                  \
+    OP(ret##bits)                                                                                                      \
+    {                                                                                                                  \
+        gva_t lin = FLAT_SP(bits, 0);                                                                                  \
+        const struct tlb_entry *e = tlb_slot(m, lin);                                                                  \
+        uint64_t t;                                                                                                    \
+        if (TLB_RD_MISS(e, lin, bits)) {                                                                               \
+            ret_any(m, u);                                                                                             \
+            return;                                                                                                    \
+        }                                                                                                              \
+        t = *HOST_PTR(e, lin, bits);                                                                                   \
+        branch_check(m, u, t);                                                                                         \
+        m->c.gpr[X86_RSP] = FLAT_SP(bits, bits / 8);                                                                   \
+        m->c.rip = t;                                                                                                  \
+    }
+FLAT_STACK(32)
+FLAT_STACK(64)
+
+/* 64-bit operands exist only in 64-bit mode; a 32-bit stack is flat where block.c has cleared SLOW_EA. */
+static unsigned flat_width(const struct x86_insn *i)
 {
-    gva_t lin = m->c.gpr[X86_RSP];
-    const struct tlb_entry *e = tlb_slot(m, lin);
-    uint64_t v;
-
-    if (TLB_RD_MISS(e, lin, 64)) {
-        pop_r_any(m, u);
-        return;
-    }
-    v = *HOST_PTR(e, lin, 64);
-    m->c.gpr[X86_RSP] = lin + 8;
-    m->c.gpr[u->i.r0] = v;
-    NEXT(m, u);
-}
-
-OP(leave64)
-{
-    gva_t lin = m->c.gpr[X86_RBP];
-    const struct tlb_entry *e = tlb_slot(m, lin);
-
-    if (TLB_RD_MISS(e, lin, 64)) {
-        leave_any(m, u);
-        return;
-    }
-    m->c.gpr[X86_RBP] = *HOST_PTR(e, lin, 64);
-    m->c.gpr[X86_RSP] = lin + 8;
-    NEXT(m, u);
-}
-
-OP(call_i)
-{
-    uint64_t target = branch_target(m, u);
-    gva_t lin = m->c.gpr[X86_RSP] - 8;
-    const struct tlb_entry *e = tlb_slot(m, lin);
-
-    struct block *b = interp_linked(m, branch_end(u), 1);
-
-    if (TLB_WR_MISS(e, lin, 64) || unlikely(!b)) {
-        call_i_any(m, u);
-        return;
-    }
-    *HOST_PTR(e, lin, 64) = interp_next_ip(m, u);
-    m->c.gpr[X86_RSP] = lin;
-    if (unlikely(*e->fflags)) { /* the return address went over code */
-        interp_code_hit(m, lin, 8, e);
-        m->c.rip = target;
-        return;
-    }
-    interp_enter(m, b, target);
-}
-
-OP(call_r)
-{
-    uint64_t target = m->c.gpr[u->i.r0];
-    gva_t lin = m->c.gpr[X86_RSP] - 8;
-    const struct tlb_entry *e = tlb_slot(m, lin);
-
-    if (TLB_WR_MISS(e, lin, 64) || unlikely(!x86_canonical(target))) {
-        call_rm_any(m, u);
-        return;
-    }
-    *HOST_PTR(e, lin, 64) = interp_next_ip(m, u);
-    m->c.gpr[X86_RSP] = lin;
-    m->c.rip = target;
-    if (unlikely(*e->fflags))
-        interp_code_hit(m, lin, 8, e);
-}
-
-OP(ret64)
-{
-    gva_t lin = m->c.gpr[X86_RSP];
-    const struct tlb_entry *e = tlb_slot(m, lin);
-    uint64_t t;
-
-    if (TLB_RD_MISS(e, lin, 64)) {
-        ret_any(m, u);
-        return;
-    }
-    t = *HOST_PTR(e, lin, 64);
-    if (unlikely(!x86_canonical(t)))
-        branch_fault(m, u);
-    m->c.gpr[X86_RSP] = lin + 8;
-    m->c.rip = t;
+    return i->osz == 8 ? 64 : i->osz == 4 && insn_fast(i) ? 32 : 0;
 }
 
 uop_fn stack_pick(const struct x86_insn *i)
 {
-    /* 64-bit operands exist only in 64-bit mode. */
-    bool fast = i->osz == 8;
+    unsigned w = flat_width(i);
 
+#define BY_WIDTH(name, slow) (w == 64 ? name##64 : w == 32 ? name##32 : (slow))
     switch (i->op) {
     case ZYDIS_MNEMONIC_PUSH:
         if (i->form == X86_F_M)
             return push_m_any;
-        if (i->form == X86_F_I)
-            return fast ? push_i : push_i_any;
-        return fast ? push_r : push_r_any;
+        return i->form == X86_F_I ? BY_WIDTH(push_i, push_i_any) : BY_WIDTH(push_r, push_r_any);
     case ZYDIS_MNEMONIC_POP:
-        if (i->form == X86_F_M)
-            return pop_m_any;
-        return fast ? pop_r : pop_r_any;
+        return i->form == X86_F_M ? pop_m_any : BY_WIDTH(pop_r, pop_r_any);
     case ZYDIS_MNEMONIC_PUSHA:
     case ZYDIS_MNEMONIC_PUSHAD:
         return pusha;
@@ -294,14 +275,13 @@ uop_fn stack_pick(const struct x86_insn *i)
     case ZYDIS_MNEMONIC_ENTER:
         return enter;
     case ZYDIS_MNEMONIC_LEAVE:
-        return fast ? leave64 : leave_any;
+        return BY_WIDTH(leave, leave_any);
     case ZYDIS_MNEMONIC_CALL:
-        if (i->form == X86_F_I)
-            return fast ? call_i : call_i_any;
-        return fast && i->form == X86_F_R ? call_r : call_rm_any;
+        return i->form == X86_F_I ? BY_WIDTH(call_i, call_i_any) : call_rm_any;
     case ZYDIS_MNEMONIC_RET:
-        return fast && i->form == X86_F_NONE ? ret64 : ret_any;
+        return i->form == X86_F_NONE ? BY_WIDTH(ret, ret_any) : ret_any;
     default:
         return NULL;
     }
+#undef BY_WIDTH
 }

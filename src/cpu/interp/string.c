@@ -21,13 +21,13 @@ static uint64_t addr_mask(const struct uop *u)
 static gva_t src_lin(struct interp *m, const struct uop *u)
 {
     if (insn_fast(&u->i))
-        return m->c.gpr[X86_RSI] + m->c.seg[u->i.seg].base;
+        return (m->c.gpr[X86_RSI] + m->c.seg[u->i.seg].base) & m->ip_mask;
     return interp_seg_lin(m, u, u->i.seg, m->c.gpr[X86_RSI] & addr_mask(u), u->i.osz, false);
 }
 static gva_t dst_lin(struct interp *m, const struct uop *u, bool write)
 {
     if (insn_fast(&u->i))
-        return m->c.gpr[X86_RDI];
+        return m->c.gpr[X86_RDI] & m->ip_mask;
     return interp_seg_lin(m, u, X86_ES, m->c.gpr[X86_RDI] & addr_mask(u), u->i.osz, write);
 }
 
@@ -111,7 +111,7 @@ static void host_stos(void *d, uint64_t a, uint64_t n, unsigned size)
 /* Elements moved, 0 when one must go the slow way. */
 static uint64_t movs_run(struct interp *m, const struct uop *u, uint64_t n)
 {
-    gva_t s = src_lin(m, u), d = m->c.gpr[X86_RDI];
+    gva_t s = src_lin(m, u), d = dst_lin(m, u, true);
     const void *hs;
     void *hd;
 
@@ -131,7 +131,7 @@ static uint64_t movs_run(struct interp *m, const struct uop *u, uint64_t n)
 
 static uint64_t stos_run(struct interp *m, const struct uop *u, uint64_t n)
 {
-    gva_t d = m->c.gpr[X86_RDI];
+    gva_t d = dst_lin(m, u, true);
     void *hd;
 
     n = run_length(d, u->i.osz, n);

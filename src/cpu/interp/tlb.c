@@ -161,21 +161,27 @@ static unsigned access_of(enum tlb_ctx ctx)
     }
 }
 
+/* Whether an access of u is one to the stack segment. */
+static bool from_stack(const struct interp *m, const struct uop *u, gva_t lin)
+{
+    bool mem = u->i.base != X86_REG_ZERO || u->i.index != X86_REG_ZERO || u->i.form == X86_F_M;
+
+    if ((u->i.flags & X86_I_STACK) && !(mem && lin == ea_fast(m, u)))
+        return true;
+    return u->i.seg == X86_SS_SEG || ((u->i.base == X86_RSP || u->i.base == X86_RBP) && u->i.seg == X86_SEG_NONE);
+}
+
+/* In 32-bit code: an operand that was not checked against its segment, which is flat. */
+static bool wrap_is_fault(const struct uop *u)
+{
+    return !(u->i.flags & X86_I_SLOW_EA) && u->i.seg != X86_FS && u->i.seg != X86_GS;
+}
+
 /* #GP(0), or #SS(0) where the address came from the stack: SDM Vol. 1, "Canonical Addressing" and Vol. 2 per insn. */
 static void check_canonical(struct interp *m, const struct uop *u, gva_t lin, unsigned len)
 {
-    bool ss = false;
-
-    if (likely(x86_canonical(lin) && x86_canonical(lin + len - 1)))
-        return;
-    if (u) {
-        bool mem = u->i.base != X86_REG_ZERO || u->i.index != X86_REG_ZERO || u->i.form == X86_F_M;
-        bool sp_based = (u->i.base == X86_RSP || u->i.base == X86_RBP) && u->i.seg == X86_SEG_NONE;
-        ss = sp_based;
-        if ((u->i.flags & X86_I_STACK) && !(mem && lin == ea_fast(m, u)))
-            ss = true;
-    }
-    interp_raise_vec(m, u, ss ? X86_SS : X86_GP, 0);
+    if (unlikely(!x86_canonical(lin) || !x86_canonical(lin + len - 1)))
+        interp_raise_vec(m, u, u && from_stack(m, u, lin) ? X86_SS : X86_GP, 0);
 }
 
 static bool watched(const struct interp *m, gva_t page)
@@ -273,6 +279,8 @@ static unsigned split(struct interp *m, const struct uop *u, enum tlb_ctx ctx, g
 
     if (x86_long_mode(&m->c))
         check_canonical(m, u, lin, len);
+    if (unlikely(lin <= 0xffffffff && lin + len - 1 > 0xffffffff) && u && m->mode == X86_MODE_32 && wrap_is_fault(u))
+        interp_raise_vec(m, u, from_stack(m, u, lin) ? X86_SS : X86_GP, 0);
     if (m->watch.n)
         watch_access(m, lin, len, write);
     p[0] = translate(m, u, ctx, lin, write);
