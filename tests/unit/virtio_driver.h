@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The driver's side of virtio-mmio for tests: registers through virtio_mmio_ops, rings built in guest memory. It also
+ * lets a test build what no sane driver would.
+ */
+#ifndef GAZDA_TESTS_VIRTIO_DRIVER_H
+#define GAZDA_TESTS_VIRTIO_DRIVER_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/pool.h"
+#include "mem/mem.h"
+#include "virtio/devices.h"
+#include "virtio/transport_mmio.h"
+
+enum { DRV_RAM = 8 << 20, DRV_QSIZE = 16, DRV_RINGS = 0x10000, DRV_RING_STEP = 0x4000, DRV_DATA = 0x100000 };
+enum { D_NEXT = 1, D_WRITE = 2, D_INDIRECT = 4 };
+
+struct drv_desc {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t flags, next;
+};
+
+struct drv {
+    struct mem *mem;
+    struct pool *pool;
+    struct virtio_dev *v;
+    _Atomic int level, edges; /* of the interrupt line */
+    uint16_t size;
+    uint16_t avail[VIRTIO_QUEUES_MAX], used[VIRTIO_QUEUES_MAX]; /* what the driver has made and seen */
+};
+
+static inline void drv_irq(void *arg, unsigned pin, bool level)
+{
+    struct drv *d = arg;
+    (void)pin;
+    if (level && !atomic_exchange(&d->level, 1))
+        atomic_fetch_add(&d->edges, 1);
+    if (!level)
+        atomic_store(&d->level, 0);
+}
+
+static inline struct virtio_env drv_open(struct drv *d)
+{
+    memset(d, 0, sizeof(*d));
+    d->mem = mem_new(DRV_RAM, NULL);
+    d->pool = pool_new(4);
+    d->size = DRV_QSIZE;
+    return (struct virtio_env){ .mem = d->mem, .pool = d->pool, .irq = { .set = drv_irq, .arg = d } };
+}
+
+static inline void drv_close(struct drv *d)
+{
+    virtio_free(d->v);
+    pool_free(d->pool);
+    mem_free(d->mem);
+}
+
+/* ---- registers ---- */
+
+static inline uint32_t drv_get(struct drv *d, uint64_t off)
+{
+    uint32_t x = 0xdeadbeef;
+    virtio_mmio_ops.read(d->v, off, &x, 4);
+    return x;
+}
+static inline void drv_set(struct drv *d, uint64_t off, uint32_t x)
+{
+    virtio_mmio_ops.write(d->v, off, &x, 4);
+}
+static inline uint64_t drv_offered(struct drv *d)
+{
+    drv_set(d, 0x14, 0);
+    uint64_t lo = drv_get(d, 0x10);
+    drv_set(d, 0x14, 1);
+    return lo | (uint64_t)drv_get(d, 0x10) << 32;
+}
+
+/* ---- rings ---- */
+
+static inline gpa_t drv_desc_at(unsigned q)
+{
+    return DRV_RINGS + q * DRV_RING_STEP;
+}
+static inline gpa_t drv_avail_at(unsigned q)
+{
+    return drv_desc_at(q) + 0x1000;
+}
+static inline gpa_t drv_used_at(unsigned q)
+{
+    return drv_desc_at(q) + 0x2000;
+}
+
+static inline void drv_put16(struct drv *d, gpa_t at, uint16_t x)
+{
+    mem_write(d->mem, at, &x, 2);
+}
+static inline uint16_t drv_peek16(struct drv *d, gpa_t at)
+{
+    uint16_t x = 0;
+    mem_read(d->mem, at, &x, 2);
+    return x;
+}
+
+static inline void drv_queue(struct drv *d, unsigned q, gpa_t desc, gpa_t avail, gpa_t used)
+{
+    drv_set(d, 0x30, q);
+    drv_set(d, 0x38, d->size);
+    drv_set(d, 0x80, (uint32_t)desc);
+    drv_set(d, 0x84, (uint32_t)(desc >> 32));
+    drv_set(d, 0x90, (uint32_t)avail);
+    drv_set(d, 0x94, (uint32_t)(avail >> 32));
+    drv_set(d, 0xa0, (uint32_t)used);
+    drv_set(d, 0xa4, (uint32_t)(used >> 32));
+    drv_set(d, 0x44, 1);
+}
+
+/* Reset to FEATURES_OK. Returns the status register. */
+static inline uint32_t drv_negotiate(struct drv *d, uint64_t features)
+{
+    drv_set(d, 0x70, 0);
+    drv_set(d, 0x70, 1);
+    drv_set(d, 0x70, 3);
+    drv_set(d, 0x24, 0);
+    drv_set(d, 0x20, (uint32_t)features);
+    drv_set(d, 0x24, 1);
+    drv_set(d, 0x20, (uint32_t)(features >> 32));
+    drv_set(d, 0x70, 11);
+    return drv_get(d, 0x70);
+}
+
+/* Everything up to DRIVER_OK, all queues in their usual places. */
+static inline void drv_start(struct drv *d, uint64_t features)
+{
+    drv_negotiate(d, features | VIRTIO_F_VERSION_1);
+    for (unsigned q = 0; q < d->v->n_queues; q++) {
+        mem_zero(d->mem, drv_desc_at(q), DRV_RING_STEP);
+        drv_queue(d, q, drv_desc_at(q), drv_avail_at(q), drv_used_at(q));
+        d->avail[q] = d->used[q] = 0;
+    }
+    drv_set(d, 0x70, 15);
+}
+
+static inline void drv_desc(struct drv *d, unsigned q, unsigned i, struct drv_desc x)
+{
+    mem_write(d->mem, drv_desc_at(q) + 16UL * i, &x, sizeof(x));
+}
+
+/* Makes a chain available without notifying. */
+static inline void drv_add(struct drv *d, unsigned q, uint16_t head)
+{
+    drv_put16(d, drv_avail_at(q) + 4 + 2UL * (d->avail[q] % d->size), head);
+    drv_put16(d, drv_avail_at(q) + 2, ++d->avail[q]);
+}
+static inline void drv_kick(struct drv *d, unsigned q)
+{
+    drv_set(d, 0x50, q);
+}
+
+/* Waits until the device is quiet: no service queued, no request in flight. */
+static inline void drv_quiet(struct drv *d)
+{
+    lock_take(&d->v->lock);
+    while (d->v->busy)
+        lock_wait(&d->v->lock, &d->v->idle, UINT64_MAX);
+    lock_drop(&d->v->lock);
+}
+
+/* The next used entry: its head, with the length in *len; -1 = none. */
+static inline int drv_used(struct drv *d, unsigned q, uint32_t *len)
+{
+    uint32_t e[2];
+    if (drv_peek16(d, drv_used_at(q) + 2) == d->used[q])
+        return -1;
+    mem_read(d->mem, drv_used_at(q) + 4 + 8UL * (d->used[q] % d->size), e, sizeof(e));
+    d->used[q]++;
+    if (len)
+        *len = e[1];
+    return (int)e[0];
+}
+
+static inline void drv_ack(struct drv *d)
+{
+    drv_set(d, 0x64, drv_get(d, 0x60));
+}
+
+#endif
