@@ -150,6 +150,8 @@ void lapic_timer_expired(void *lapic); /* the timer's fn */
 uint32_t lapic_timer_count_locked(struct lapic *l);
 void lapic_timer_start_locked(struct lapic *l, uint32_t count);
 void lapic_timer_divide_locked(struct lapic *l, uint32_t divide);
+/* Before a change of the LVT entry: delivers what is due by the old one. */
+void lapic_timer_settle_locked(struct lapic *l);
 /* After the LVT entry changed from old. */
 void lapic_timer_lvt_locked(struct lapic *l, uint32_t old);
 uint64_t lapic_timer_deadline_get_locked(struct lapic *l);

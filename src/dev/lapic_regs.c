@@ -118,6 +118,8 @@ bool lapic_reg_read(struct lapic *l, unsigned reg, uint32_t *val)
 
 static void svr_write(struct lapic *l, uint32_t val)
 {
+    if (!(val & SVR_ENABLED))
+        lapic_timer_settle_locked(l);
     atomic_store(&l->svr, val & SVR_BITS);
     if (!(val & SVR_ENABLED)) {
         for (unsigned i = 0; i < LAPIC_LVTS; i++) {
@@ -131,6 +133,8 @@ static void svr_write(struct lapic *l, uint32_t val)
 
 static void lvt_write(struct lapic *l, enum lapic_lvt n, uint32_t val)
 {
+    if (n == LVT_TIMER)
+        lapic_timer_settle_locked(l);
     uint32_t old = l->lvt[n];
     val &= lapic_lvt_bits[n];
     if (!(l->svr & SVR_ENABLED))

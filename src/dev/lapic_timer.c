@@ -3,8 +3,8 @@
  * Local APIC timer (SDM Vol. 3A, "APIC Timer"): one-shot, periodic, TSC deadline.
  *
  * The count is not stored: it follows from `expiry`, the time at which the running count reaches zero (0 = stopped).
- * A masked timer arms nothing at the host; its count goes on by arithmetic. When the host is late, the periods that
- * were missed are merged into one interrupt and the phase is kept.
+ * A masked timer arms nothing at the host; its count goes on by arithmetic, and what ends behind the mask is lost. When
+ * the host is late, the periods that were missed are merged into one interrupt and the phase is kept.
  */
 #include "dev/lapic_int.h"
 
@@ -59,39 +59,37 @@ void lapic_timer_arm_locked(struct lapic *l)
         timer_disarm(&l->timer);
 }
 
+/* Does what should have happened by now, so that a late timer thread changes no outcome. */
+void lapic_timer_settle_locked(struct lapic *l)
+{
+    bool fire;
+    if (mode_of(l->lvt[LVT_TIMER]) == TIMER_TSC_DEADLINE) {
+        fire = l->tsc_deadline && l->cfg.tsc_now(l->cfg.cpu.vcpu) >= l->tsc_deadline;
+        if (fire)
+            l->tsc_deadline = 0;
+    } else {
+        fire = catch_up(l, timer_now(l->timer.svc));
+    }
+    if (fire)
+        lapic_lvt_fire_locked(l, LVT_TIMER); /* into nothing if it is masked */
+}
+
 void lapic_timer_expired(void *lapic)
 {
     struct lapic *l = lapic;
     lock_take(&l->lock);
-    if (!(l->lvt[LVT_TIMER] & LVT_MASKED)) {
-        bool fire;
-        if (mode_of(l->lvt[LVT_TIMER]) == TIMER_TSC_DEADLINE) {
-            fire = l->tsc_deadline && l->cfg.tsc_now(l->cfg.cpu.vcpu) >= l->tsc_deadline;
-            if (fire)
-                l->tsc_deadline = 0;
-        } else {
-            fire = catch_up(l, timer_now(l->timer.svc));
-        }
-        if (fire)
-            lapic_lvt_fire_locked(l, LVT_TIMER);
-        if (l->tsc_deadline || l->expiry)
-            lapic_timer_arm_locked(l);
-    }
+    lapic_timer_settle_locked(l);
+    if (l->tsc_deadline || l->expiry)
+        lapic_timer_arm_locked(l);
     lock_drop(&l->lock);
 }
 
 uint32_t lapic_timer_count_locked(struct lapic *l)
 {
-    uint64_t now = timer_now(l->timer.svc), at = l->expiry;
-    if (!at || !l->init_count)
+    lapic_timer_settle_locked(l);
+    if (!l->expiry || !l->init_count)
         return 0;
-    if (at <= now) { /* the interrupt is due, but its thread has not run yet; do not take it away from it */
-        if (mode_of(l->lvt[LVT_TIMER]) != TIMER_PERIODIC)
-            return 0;
-        uint64_t p = period_ns(l);
-        at += ((now - at) / p + 1) * p;
-    }
-    uint64_t left = (at - now + tick_ns(l) - 1) / tick_ns(l);
+    uint64_t left = (l->expiry - timer_now(l->timer.svc) + tick_ns(l) - 1) / tick_ns(l);
     return left > l->init_count ? l->init_count : (uint32_t)left;
 }
 
@@ -99,6 +97,7 @@ void lapic_timer_start_locked(struct lapic *l, uint32_t count)
 {
     if (mode_of(l->lvt[LVT_TIMER]) == TIMER_TSC_DEADLINE)
         return;
+    lapic_timer_settle_locked(l);
     l->init_count = count;
     l->expiry = count ? timer_now(l->timer.svc) + period_ns(l) : 0;
     lapic_timer_arm_locked(l);
@@ -126,22 +125,16 @@ void lapic_timer_lvt_locked(struct lapic *l, uint32_t old)
     }
     if (!((old ^ lvt) & (LVT_MASKED | LVT_TIMER_MODE)))
         return;
-    if (to == TIMER_TSC_DEADLINE) {
-        lapic_timer_deadline_get_locked(l);
-    } else if (from == TIMER_PERIODIC && to == TIMER_ONE_SHOT) {
+    if (from == TIMER_PERIODIC && to == TIMER_ONE_SHOT && l->expiry) {
         uint32_t left = lapic_timer_count_locked(l); /* the running period is the last */
-        l->expiry = l->expiry ? timer_now(l->timer.svc) + left * tick_ns(l) : 0;
-    } else if (old & LVT_MASKED) {
-        catch_up(l, timer_now(l->timer.svc)); /* what ended behind the mask is lost */
+        l->expiry = timer_now(l->timer.svc) + left * tick_ns(l);
     }
     lapic_timer_arm_locked(l);
 }
 
-/* A deadline that passed behind the mask is gone, as if the timer had fired into it. */
 uint64_t lapic_timer_deadline_get_locked(struct lapic *l)
 {
-    if (l->tsc_deadline && (l->lvt[LVT_TIMER] & LVT_MASKED) && l->cfg.tsc_now(l->cfg.cpu.vcpu) >= l->tsc_deadline)
-        l->tsc_deadline = 0;
+    lapic_timer_settle_locked(l);
     return l->tsc_deadline;
 }
 
@@ -149,11 +142,9 @@ void lapic_timer_deadline_set_locked(struct lapic *l, uint64_t tsc)
 {
     if (mode_of(l->lvt[LVT_TIMER]) != TIMER_TSC_DEADLINE)
         return;
+    lapic_timer_settle_locked(l);
     l->tsc_deadline = tsc;
-    if (tsc && !(l->lvt[LVT_TIMER] & LVT_MASKED) && l->cfg.tsc_now(l->cfg.cpu.vcpu) >= tsc) {
-        l->tsc_deadline = 0;
-        lapic_lvt_fire_locked(l, LVT_TIMER);
-    }
+    lapic_timer_settle_locked(l);
     lapic_timer_arm_locked(l);
 }
 

@@ -542,6 +542,45 @@ static void test_timer_periodic(void **state)
     assert_int_equal(r->t.n, 0);
 }
 
+/* The thread that fires timers is late: the guest's view does not depend on it. */
+static void test_timer_late(void **state)
+{
+    struct rig *r = *state;
+    uint64_t v;
+    wr(r, 0, R_DIV, 0xb);
+    wr(r, 0, R_TIMER, 0x40);
+    wr(r, 0, R_INIT, 1000);
+    r->t.now += 1500; /* nothing ran */
+    assert_int_equal(pending(r, 0), -1);
+    assert_int_equal(rd(r, 0, R_CUR), 0); /* a reader that sees 0 has been interrupted */
+    assert_int_equal(ack(r, 0), 0x40);
+    wr(r, 0, R_EOI, 0);
+    /* An ended one-shot count stays at zero when the mode becomes periodic, masked or not. */
+    wr(r, 0, R_INIT, 1000);
+    r->t.now += 1500;
+    wr(r, 0, R_TIMER, PERIODIC | 0x41);
+    assert_int_equal(ack(r, 0), 0x40); /* by the entry of that time */
+    wr(r, 0, R_EOI, 0);
+    assert_int_equal(rd(r, 0, R_CUR), 0);
+    wr(r, 0, R_TIMER, MASKED | 0x40);
+    wr(r, 0, R_INIT, 1000);
+    r->t.now += 1500;
+    wr(r, 0, R_TIMER, MASKED | PERIODIC | 0x40);
+    assert_int_equal(rd(r, 0, R_CUR), 0);
+    /* A deadline that passed interrupts although the next is set before the thread runs. */
+    wr(r, 0, R_TIMER, DEADLINE | 0x42);
+    wrmsr(r, 0, 0x6e0, tsc_now(NULL) + 100);
+    r->t.now += 100;
+    wrmsr(r, 0, 0x6e0, tsc_now(NULL) + 100000);
+    assert_int_equal(ack(r, 0), 0x42);
+    wr(r, 0, R_EOI, 0);
+    rdmsr(r, 0, 0x6e0, &v);
+    assert_int_equal(v, tsc_now(NULL) + 100000);
+    wrmsr(r, 0, 0x6e0, 0);
+    fake_advance(&r->t, 1000000);
+    assert_int_equal(pending(r, 0), -1);
+}
+
 static void test_timer_deadline(void **state)
 {
     struct rig *r = *state;
@@ -650,6 +689,7 @@ int main(void)
         T(test_timer_one_shot),
         T(test_timer_periodic),
         T(test_timer_deadline),
+        T(test_timer_late),
         T(test_narrow_access),
         T(test_state),
     };
