@@ -13,13 +13,14 @@
  *   HYPERCALL   VMCALL or VMMCALL; same protocol, the result for RAX goes into exit.io.data.
  *   HLT         retired; RIP is after it. The vCPU sleeps until an interrupt that may be delivered arrives.
  *   PAUSE       a spin loop was noticed; a hint to yield the host CPU. RIP is exact.
- *   IRQ_WINDOW  v->irq_window was set and maskable interrupts can be taken now.
+ *   IRQ_WINDOW  v->irq_window was set and maskable interrupts can be taken now, or v->nmi_window and an NMI can.
  *   SHUTDOWN    triple fault; exit.text says how it came to be.
  *   DEBUG       v->debug asked for it: exit.debug.reason and .addr. For a break point RIP is at the instruction.
  *   FATAL       the engine cannot go on (an instruction it does not have); exit.text is a sentence for the user.
  *
  * Interrupts: before run the vCPU sets v->inject; run delivers it first and sets inject.kind to INJECT_NONE. The vCPU
- * injects INTR only if rflags.IF is set and there is no interrupt shadow (ops->can_intr), else it sets irq_window.
+ * injects INTR only if rflags.IF is set and there is no interrupt shadow (ops->can_intr), else it sets irq_window. It
+ * injects an NMI only outside of a shadow and of an NMI handler, else it sets nmi_window.
  */
 #ifndef GAZDA_CPU_ENGINE_H
 #define GAZDA_CPU_ENGINE_H
@@ -119,7 +120,7 @@ struct vcpu {
         enum inject_kind kind;
         uint8_t vector;
     } inject;
-    bool irq_window;
+    bool irq_window, nmi_window;
     struct vcpu_exit exit;
     struct vcpu_debug debug;
     struct vcpu_stats stats;

@@ -30,6 +30,7 @@ enum {
 };
 
 enum { KVM_HC_VAPIC_POLL_IRQ = 1, KVM_HC_KICK_CPU = 5, KVM_HC_SEND_IPI = 10, KVM_HC_SCHED_YIELD = 11 };
+enum { MSR_APIC_BASE = 0x1b, APIC_BASE_EN = 0x800 };
 enum { KVM_EPERM = 1, KVM_ENOSYS = 1000 };
 
 struct vcpu_thread {
@@ -41,8 +42,10 @@ struct vcpu_thread {
     _Atomic uint8_t sipi_vector;
     _Atomic bool asleep;
     _Atomic bool wait_sipi;
-    uint64_t tsc_offset; /* as the LAPIC's deadline timer knows it */
-    bool halted, nmi_pending, io_open /* an access exited and its instruction has not retired */;
+    uint64_t tsc_offset;      /* as the LAPIC's deadline timer knows it */
+    _Atomic unsigned nmi_new; /* NMIs that came since take_requests looked */
+    unsigned nmi_pending;     /* one, or two if none is being handled: as KVM does it */
+    bool halted, io_open /* an access exited and its instruction has not retired */;
     struct lock lock;
     pthread_cond_t cond; /* sleepers, and whoever waits for `paused` */
     bool paused;
@@ -67,7 +70,9 @@ static void pin_intr(void *vcpu)
 }
 static void pin_nmi(void *vcpu)
 {
-    request(vcpu, REQ_NMI);
+    struct vcpu_thread *t = vcpu;
+    atomic_fetch_add(&t->nmi_new, 1);
+    request(t, REQ_NMI);
 }
 /* A SIPI that came earlier and was not looked at yet (the vCPU was paused) must not end the wait that INIT begins. */
 static void pin_init(void *vcpu)
@@ -182,6 +187,8 @@ static void exit_msr(struct vcpu_thread *t, struct vcpu_exit *x)
         x->io.fault = irq->msr_write(irq->lapic, msr, x->io.data) != 0;
     else
         x->io.fault = irq->msr_read(irq->lapic, msr, &x->io.data) != 0;
+    if (msr == MSR_APIC_BASE && x->io.write && !x->io.fault)
+        t->v.cpu->apic_off = !(x->io.data & APIC_BASE_EN);
 }
 
 static void exit_hypercall(struct vcpu_thread *t, struct vcpu_exit *x)
@@ -286,7 +293,8 @@ static void take_init(struct vcpu_thread *t)
     t->v.ops->sync(&t->v, SYNC_IN);
     t->cfg.lapic_init(t->cfg.irq->lapic);
     t->halted = false;
-    t->nmi_pending = false;
+    atomic_store(&t->nmi_new, 0);
+    t->nmi_pending = 0;
     t->io_open = false;
     t->v.inject.kind = INJECT_NONE;
     atomic_store(&t->wait_sipi, t->v.id != 0);
@@ -318,13 +326,16 @@ static void prepare_injection(struct vcpu_thread *t)
 {
     const struct irq_ctl *irq = t->cfg.irq;
     struct vcpu *v = &t->v;
-    v->irq_window = false;
+    v->irq_window = v->nmi_window = false;
     if (v->inject.kind != INJECT_NONE || v->debug.step)
         return;
-    if (t->nmi_pending && !t->io_open && !v->cpu->nmi_blocked) {
-        t->nmi_pending = false;
-        v->inject.kind = INJECT_NMI;
-        return;
+    if (t->nmi_pending && !v->cpu->nmi_blocked) { /* if it is blocked, IRET ends the run */
+        if (!t->io_open && !v->cpu->int_shadow) {
+            t->nmi_pending--;
+            v->inject.kind = INJECT_NMI;
+            return;
+        }
+        v->nmi_window = true;
     }
     if (irq->pending(irq->lapic) < 0)
         return;
@@ -350,8 +361,10 @@ static bool take_requests(struct vcpu_thread *t)
         return true;
     }
     r = atomic_fetch_and(&t->req, (uint32_t)(REQ_PAUSE | REQ_STOP));
-    if (r & REQ_NMI)
-        t->nmi_pending = true;
+    if (r & REQ_NMI) {
+        unsigned limit = t->v.cpu->nmi_blocked ? 1 : 2, n = t->nmi_pending + atomic_exchange(&t->nmi_new, 0);
+        t->nmi_pending = n < limit ? n : limit;
+    }
     if (r & REQ_INIT)
         take_init(t);
     if (r & REQ_SIPI)
@@ -463,7 +476,9 @@ void vcpu_reset(struct vcpu_thread *t)
     x86_cpu_reset(t->v.cpu);
     t->v.cpu->tsc_offset = t->tsc_offset = -t->cfg.clock->tsc0;
     t->v.ops->sync(&t->v, SYNC_IN);
-    t->halted = t->nmi_pending = t->io_open = false;
+    t->halted = t->io_open = false;
+    t->nmi_pending = 0;
+    atomic_store(&t->nmi_new, 0);
     t->v.inject.kind = INJECT_NONE;
     t->pv.wall_msr = t->pv.system_msr = 0;
     atomic_store(&t->wait_sipi, t->v.id != 0);

@@ -162,6 +162,7 @@ struct cpu_state {
     uint8_t cpl;
     bool int_shadow;     /* the next instruction may not be interrupted (STI, MOV SS, POP SS) */
     bool nmi_blocked;    /* until IRET */
+    bool apic_off;       /* APIC_BASE.EN is clear: CPUID has no APIC. Set by the vCPU; INIT keeps it */
     uint32_t pending_db; /* DR6 bits of a #DB trap that is due on this boundary */
     struct x86_fpu fpu;
 };

@@ -23,7 +23,7 @@
      B(19) /* SSE4.1 */ | B(20) /* SSE4.2 */ | B(22) /* MOVBE */ | B(23) /* POPCNT */ | B(25) /* AES */ |              \
      B(26) /* XSAVE */ | B(28) /* AVX */ | B(29) /* F16C */ | B(30) /* RDRAND */)
 #define OWN_1_ECX (B(17) /* PCID */ | B(21) /* x2APIC */ | B(24) /* TSC deadline */ | B(31) /* hypervisor */)
-enum { BIT_OSXSAVE = 27 };
+enum { BIT_APIC = 9, BIT_OSXSAVE = 27 };
 
 /* Leaf 1 EDX. */
 #define PASS_1_EDX                                                                                                     \
@@ -283,6 +283,8 @@ static struct x86_cpuid leaf_1(const struct x86_model *m, const struct cpu_state
         r.ecx &= ~B(21);
     if (c->cr4 & X86_CR4_OSXSAVE)
         r.ecx |= B(BIT_OSXSAVE);
+    if (c->apic_off)
+        r.edx &= ~B(BIT_APIC);
     return r;
 }
 
@@ -347,6 +349,8 @@ static struct x86_cpuid leaf_ext1(const struct x86_model *m, const struct cpu_st
     /* Intel processors report SYSCALL only where it works. */
     if (!amd && x86_code_mode(c) != X86_MODE_64)
         r.edx &= ~B(BIT_SYSCALL);
+    if (c->apic_off) /* AMD repeats the bit here */
+        r.edx &= ~B(BIT_APIC);
     return r;
 }
 

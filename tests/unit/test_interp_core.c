@@ -417,6 +417,24 @@ static void test_irq_window(void **state)
     assert_true(t->v.ops->can_intr(&t->v));
 }
 
+/* An NMI does not ask for IF, but waits behind MOV SS as well. */
+static void test_nmi_window(void **state)
+{
+    struct im *t = *state;
+
+    t->v.nmi_window = true;
+    /* cli; mov eax, ss; mov ss, eax; nop; hlt */
+    assert_int_equal(IM_EXEC(t, "\xfa\x8c\xd0\x8e\xd0\x90\xf4"), EXIT_IRQ_WINDOW);
+    t->v.nmi_window = false;
+    assert_int_equal(im_run(t), EXIT_HLT);
+    t->c->int_shadow = true; /* as MOV SS leaves it */
+    t->v.nmi_window = true;
+    assert_int_equal(IM_EXEC(t, "\x90\x90\xf4"), EXIT_IRQ_WINDOW);
+    assert_int_equal(t->c->rip, IM_CODE + 1);
+    t->v.nmi_window = false;
+    assert_int_equal(im_run(t), EXIT_HLT);
+}
+
 /* More blocks than the cache holds, twice over; every one runs right. */
 static void test_cache_pressure(void **state)
 {
@@ -550,14 +568,15 @@ static void test_bit_strings(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_straight),     TEST(test_fault_state),          TEST(test_smc_ahead),
-        TEST(test_smc_loop),     TEST(test_code_changed_outside), TEST(test_smc_alias),
-        TEST(test_undefined),    TEST(test_cross_page_insn),      TEST(test_invlpg_code),
-        TEST(test_canonical),    TEST(test_cross_page_data),      TEST(test_mmio),
-        TEST(test_mmio_rep),     TEST(test_io_then_interrupt),    TEST(test_step),
-        TEST(test_points),       TEST(test_guest_debug),          TEST(test_kick),
-        TEST(test_irq_window),   TEST(test_cache_pressure),       TEST(test_string_runs),
-        TEST(test_string_fault), TEST(test_legacy_modes),         TEST(test_bit_strings),
+        TEST(test_straight),    TEST(test_fault_state),          TEST(test_smc_ahead),
+        TEST(test_smc_loop),    TEST(test_code_changed_outside), TEST(test_smc_alias),
+        TEST(test_undefined),   TEST(test_cross_page_insn),      TEST(test_invlpg_code),
+        TEST(test_canonical),   TEST(test_cross_page_data),      TEST(test_mmio),
+        TEST(test_mmio_rep),    TEST(test_io_then_interrupt),    TEST(test_step),
+        TEST(test_points),      TEST(test_guest_debug),          TEST(test_kick),
+        TEST(test_irq_window),  TEST(test_nmi_window),           TEST(test_cache_pressure),
+        TEST(test_string_runs), TEST(test_string_fault),         TEST(test_legacy_modes),
+        TEST(test_bit_strings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -28,7 +28,7 @@ struct script {
         uint8_t vector;
     } injected[STEPS];
     _Atomic unsigned n_injected;
-    _Atomic bool window_seen, can_intr;
+    _Atomic bool window_seen, nmi_window_seen, can_intr;
     _Atomic unsigned kicked;
     _Atomic unsigned syncs_in;
 };
@@ -84,6 +84,8 @@ static int fake_run(struct vcpu *v, struct vcpu_exit *out)
     }
     if (v->irq_window)
         s->window_seen = true;
+    if (v->nmi_window)
+        s->nmi_window_seen = true;
     while (s->at >= s->n && !s->kicked)
         nap();
     s->kicked = 0;
@@ -306,6 +308,39 @@ static void test_inject(void **st)
     teardown(b);
 }
 
+/* Two NMIs at once are two, three are two; within a handler one more waits; none comes into a shadow. */
+static void test_nmis(void **st)
+{
+    struct bench *b = setup(0);
+    struct cpu_state *c = vcpu_of(b->t)->cpu;
+    (void)st;
+    for (unsigned i = 0; i < 3; i++)
+        vcpu_pins(b->t).nmi(b->t);
+    c->int_shadow = true;
+    add(b, (struct vcpu_exit){ .kind = EXIT_KICKED });
+    run_script(b);
+    assert_int_equal(b->s.n_injected, 0);
+    assert_true(b->s.nmi_window_seen);
+    c->int_shadow = false;
+    for (unsigned i = 0; i < 4; i++)
+        add(b, (struct vcpu_exit){ .kind = EXIT_IRQ_WINDOW });
+    run_script(b);
+    assert_int_equal(b->s.n_injected, 2);
+    assert_int_equal(b->s.injected[1].kind, INJECT_NMI);
+    c->nmi_blocked = true;
+    for (unsigned i = 0; i < 3; i++)
+        vcpu_pins(b->t).nmi(b->t);
+    add(b, (struct vcpu_exit){ .kind = EXIT_KICKED });
+    run_script(b);
+    assert_int_equal(b->s.n_injected, 2);
+    c->nmi_blocked = false;
+    for (unsigned i = 0; i < 3; i++)
+        add(b, (struct vcpu_exit){ .kind = EXIT_KICKED });
+    run_script(b);
+    assert_int_equal(b->s.n_injected, 3);
+    teardown(b);
+}
+
 static void test_halt(void **st)
 {
     struct bench *b = setup(0);
@@ -434,9 +469,9 @@ static void test_clock(void **st)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_io),    cmocka_unit_test(test_inject), cmocka_unit_test(test_halt),
-        cmocka_unit_test(test_sipi),  cmocka_unit_test(test_report), cmocka_unit_test(test_hypercall),
-        cmocka_unit_test(test_clock),
+        cmocka_unit_test(test_io),        cmocka_unit_test(test_inject), cmocka_unit_test(test_nmis),
+        cmocka_unit_test(test_halt),      cmocka_unit_test(test_sipi),   cmocka_unit_test(test_report),
+        cmocka_unit_test(test_hypercall), cmocka_unit_test(test_clock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -251,10 +251,12 @@ static bool between(struct interp *m)
         m->c.pending_db = 0;
         interp_raise(m, NULL, f);
     }
-    if (m->v->irq_window && (m->c.rflags & X86_FL_IF) && !m->c.int_shadow)
+    bool window = m->v->irq_window | m->v->nmi_window;
+    if (((m->v->irq_window && (m->c.rflags & X86_FL_IF)) || (m->v->nmi_window && !m->c.nmi_blocked)) &&
+        !m->c.int_shadow)
         interp_exit(m, NULL, EXIT_IRQ_WINDOW, false);
     /* With an interrupt waiting, what STI shadows runs alone: the window may close right behind it. */
-    if (m->careful || (m->c.rflags & X86_FL_TF) || (m->c.int_shadow && m->v->irq_window)) {
+    if (m->careful || (m->c.rflags & X86_FL_TF) || (m->c.int_shadow && window)) {
         careful_step(m, false);
         return true;
     }
@@ -270,7 +272,7 @@ static bool is_special(const struct interp *m)
 {
     return (m->todo | m->c.pending_db | (m->c.rflags & (X86_FL_TF | X86_FL_RF)) |
             atomic_load_explicit(&m->attention, memory_order_relaxed)) != 0 ||
-           (m->c.int_shadow | m->careful | m->shadow_seen | m->v->irq_window);
+           (m->c.int_shadow | m->careful | m->shadow_seen | m->v->irq_window | m->v->nmi_window);
 }
 
 /* Links the block that asked for it with its successor, if both start on the same page and no limit is between. */
