@@ -107,8 +107,14 @@ void gen_case(struct gen *g, uint64_t seed, struct insn_case *c)
     bool mode32 = g->f[1] && rng_pct(&r, g->pct32), fuzz = rng_pct(&r, g->pct_fuzz);
     struct gen_insn i = { .g = g, .r = &r, .c = c };
 
-    rng_next(&r);
+    bool block = rng_pct(&r, g->pct_block);
+
     start(g, &r, seed, mode32, c);
+    if (block) {
+        g->blocks++;
+        gen_block(g, &r, c);
+        return;
+    }
     g->fuzz += fuzz;
     make_one(&i, fuzz);
 }

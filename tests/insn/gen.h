@@ -40,6 +40,8 @@ bool gen_encode(struct gen_insn *i, struct form *fm);
 void gen_fuzz_bytes(struct gen_insn *i);
 /* operand.c: makes the operands meaningful: addresses, counts, branch targets. Changes i->buf and the state. */
 void gen_solve(struct gen_insn *i);
+/* block.c: a case of 2 to 32 instructions. */
+void gen_block(struct gen *g, struct rng *r, struct insn_case *c);
 /* state.c */
 void gen_fpu(struct gen *g, struct rng *r, struct x86_fpu *f);
 void gen_state(struct gen *g, struct rng *r, struct insn_case *c);

@@ -40,6 +40,9 @@ struct run {
     struct totals t;
     struct insn_case *c;
     struct insn_result *ra, *rb;
+    struct insn_case one; /* for shrink */
+    ZydisDisassembledInstruction dis;
+    struct insn_result one_a, one_b;
 };
 
 static bool keep_form(void *arg, const struct form *fm, const ZydisDecodedInstruction *z,
@@ -69,6 +72,29 @@ static void repro(const struct run *r, const struct insn_case *c)
     printf("\n");
 }
 
+/* Names the first instruction of a block up to which the two still differ. */
+static void shrink(struct run *r, const struct insn_case *c)
+{
+    struct insn_case *k = &r->one;
+    struct insn_verdict v;
+    ZydisDisassembledInstruction *d = &r->dis;
+
+    *k = *c;
+    for (unsigned off = 0; off < c->code_len; off += d->info.length) {
+        if (!ZYAN_SUCCESS(
+                ZydisDisassembleIntel(c->mode32 ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
+                                      INSN_CODE + c->code_off + off, c->code + off, 15, d)))
+            return;
+        k->code_len = (uint16_t)(off + d->info.length);
+        if (r->a->run(r->a, k, &r->one_a, 1) || r->b->run(r->b, k, &r->one_b, 1))
+            return;
+        if (!insn_equal(&r->o.cmp, k, &r->one_a, &r->one_b, &v)) {
+            printf("  cut after %#lx  %s: %s\n", INSN_CODE + c->code_off + off, d->text, v.text);
+            return;
+        }
+    }
+}
+
 static void check(struct run *r, const struct insn_case *c, const struct insn_result *a, const struct insn_result *b)
 {
     struct insn_verdict why;
@@ -95,6 +121,8 @@ static void check(struct run *r, const struct insn_case *c, const struct insn_re
     if (r->t.printed++ >= r->o.max_fail)
         return;
     printf("MISMATCH %s/%s: %s\n", r->a->name, r->b->name, why.text);
+    if (c->insns > 1)
+        shrink(r, c);
     insn_print_case(c);
     insn_print_result(c, r->a->name, a);
     insn_print_result(c, r->b->name, b);
@@ -361,7 +389,9 @@ int main(int argc, char **argv)
 {
     static struct run r;
 
-    r.o = (struct opts){ .engine = "interp", .count = 40000, .max_fail = 10, .pct32 = 20, .pct_fuzz = 8 };
+    r.o = (struct opts){
+        .engine = "interp", .count = 40000, .max_fail = 10, .pct32 = 20, .pct_fuzz = 8, .pct_block = 20
+    };
     if (getrandom(&r.o.seed, sizeof(r.o.seed), 0) != sizeof(r.o.seed))
         r.o.seed = (uint64_t)time(NULL);
     r.o.seed &= 0xffffffffffff;
