@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Hostile virtio drivers. The input is a program: memory contents, register accesses, resets, state loads, against a
+ * block, a console or a rng device; nothing it does may crash, hang or touch memory that is not the guest's.
+ * fuzz_one is the body for any fuzzer; main replays files, or makes and runs CASES programs that start from a sane
+ * driver and go wrong.
+ *
+ *   fuzz_virtio [--seed N] [--cases N] [FILE|DIRECTORY...]      prints TAP
+ */
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "../unit/virtio_driver.h"
+#include "base/log.h"
+#include "host/chardev.h"
+#include "host/disk.h"
+#include "state/state.h"
+
+enum { CASES = 600, LEN_MAX = 8192, DISK = 1 << 20 };
+enum { OP_START, OP_REG, OP_CONFIG, OP_DESC, OP_AVAIL, OP_MEM, OP_KICK, OP_RESET, OP_STATE, OP_INPUT, OP_USED, OPS };
+
+int fuzz_one(const uint8_t *data, size_t n);
+
+struct input {
+    const uint8_t *p;
+    size_t n;
+};
+
+static uint64_t take(struct input *in, unsigned bytes)
+{
+    uint64_t x = 0;
+    for (unsigned i = 0; i < bytes && in->n; i++, in->p++, in->n--)
+        x |= (uint64_t)*in->p << (8 * i);
+    return x;
+}
+
+/* ---- a back end that takes a bit, and sends when told ---- */
+
+struct sink {
+    struct chardev ch; /* first */
+    struct chardev_user user;
+    bool attached;
+    unsigned writes;
+};
+
+static size_t sink_write(struct chardev *ch, const void *buf, size_t n)
+{
+    struct sink *k = (struct sink *)ch;
+    const uint8_t *p = buf;
+    volatile uint8_t sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum = (uint8_t)(sum + p[i]);
+    return k->writes++ % 4 == 3 ? n / 2 : n;
+}
+static void sink_attach(struct chardev *ch, const struct chardev_user *u)
+{
+    struct sink *k = (struct sink *)ch;
+    k->attached = u != NULL;
+    if (u)
+        k->user = *u;
+}
+static void sink_rx_ready(struct chardev *ch)
+{
+    (void)ch;
+}
+static const struct chardev_ops sink_ops = { .write = sink_write, .attach = sink_attach, .rx_ready = sink_rx_ready };
+
+struct rig {
+    struct drv d;
+    struct sink sink;
+    struct disk *disk;
+};
+
+/* An address near something interesting, or anywhere. */
+static uint64_t address(struct input *in)
+{
+    uint8_t how = (uint8_t)take(in, 1);
+    uint64_t x = take(in, how & 0x80 ? 8 : 2);
+    switch (how % 8) {
+    case 0:
+        return DRV_RAM - x % 64;
+    case 1:
+        return drv_desc_at(0) + x;
+    case 2:
+        return MEM_GAP_START - x % 64;
+    case 3:
+        return UINT64_MAX - x % 64;
+    default:
+        return DRV_DATA + x;
+    }
+}
+
+static void op_state(struct rig *r, struct input *in)
+{
+    struct state_out out = { 0 };
+    virtio_mmio_ops.save(r->d.v, &out);
+    for (unsigned k = (unsigned)take(in, 1) % 4; k && out.len; k--) {
+        size_t at = take(in, 2) % out.len;
+        out.buf[at] = (uint8_t)take(in, 1);
+    }
+    struct state_in s = { .buf = out.buf, .len = out.len };
+    virtio_mmio_ops.load(r->d.v, &s, 1);
+    state_out_free(&out);
+}
+
+static void op_input(struct rig *r, struct input *in)
+{
+    uint8_t buf[64];
+    if (!r->sink.attached)
+        return;
+    size_t room = r->sink.user.can_rx(r->sink.user.arg), n = take(in, 1) % sizeof(buf);
+    memset(buf, 'x', sizeof(buf));
+    if (n)
+        r->sink.user.rx(r->sink.user.arg, buf, n < room || !room ? n : room); /* also without room */
+    r->sink.user.tx_ready(r->sink.user.arg);
+}
+
+static void op_mem(struct rig *r, struct input *in)
+{
+    uint8_t buf[64];
+    gpa_t at = address(in);
+    size_t n = take(in, 1) % sizeof(buf);
+    for (size_t i = 0; i < n; i++)
+        buf[i] = (uint8_t)take(in, 1);
+    mem_write(r->d.mem, at, buf, n);
+}
+
+static void op_register(struct rig *r, struct input *in, uint64_t base)
+{
+    unsigned len = 1U << take(in, 1) % 4;
+    uint64_t off = base + take(in, 1) * (base ? 1 : 4), val = take(in, 4), x = 0;
+    if (off > VIRTIO_MMIO_LEN - 8)
+        return;
+    if (!base)
+        len = 4;
+    virtio_mmio_ops.write(r->d.v, off, &val, len);
+    virtio_mmio_ops.read(r->d.v, off, &x, len);
+}
+
+static void step(struct rig *r, struct input *in)
+{
+    struct drv *d = &r->d;
+    unsigned op = (unsigned)take(in, 1) % OPS, q = (unsigned)take(in, 1) % 3;
+    switch (op) {
+    case OP_START:
+        drv_start(d, take(in, 8) & drv_offered(d));
+        break;
+    case OP_REG:
+        op_register(r, in, 0);
+        break;
+    case OP_CONFIG:
+        op_register(r, in, 0x100);
+        break;
+    case OP_DESC: {
+        struct drv_desc x = { .addr = address(in) };
+        unsigned i = (unsigned)take(in, 1) % DRV_QSIZE;
+        x.len = (uint32_t)take(in, 2) << take(in, 1) % 17;
+        x.flags = (uint16_t)(take(in, 1) % 8);
+        x.next = (uint16_t)(take(in, 1) % (DRV_QSIZE + 1));
+        drv_desc(d, q, i, x);
+        break;
+    }
+    case OP_AVAIL:
+        drv_add(d, q, (uint16_t)(take(in, 1) % (DRV_QSIZE + 1)));
+        break;
+    case OP_MEM:
+        op_mem(r, in);
+        break;
+    case OP_KICK:
+        drv_kick(d, q);
+        break;
+    case OP_RESET:
+        virtio_mmio_ops.reset(d->v);
+        break;
+    case OP_STATE:
+        op_state(r, in);
+        break;
+    case OP_INPUT:
+        op_input(r, in);
+        break;
+    default:
+        drv_ack(d);
+        while (drv_used(d, q, NULL) >= 0 && take(in, 1) % 8)
+            ;
+    }
+}
+
+int fuzz_one(const uint8_t *data, size_t n)
+{
+    struct input in = { data, n };
+    struct rig *r = calloc(1, sizeof(*r));
+    char path[] = "/tmp/gazda-fuzz-XXXXXX";
+    unsigned kind = (unsigned)take(&in, 1) % 4;
+    const struct virtio_env env = drv_open(&r->d);
+    r->sink.ch.ops = &sink_ops;
+    if (kind == 2) {
+        r->d.v = virtio_console_new(&env, &r->sink.ch, 80, 25);
+    } else if (kind == 3) {
+        r->d.v = virtio_rng_new(&env);
+    } else {
+        int fd = mkstemp(path);
+        if (fd < 0 || ftruncate(fd, DISK) < 0)
+            abort();
+        close(fd);
+        r->disk = disk_open(path, kind == 1, NULL);
+        r->d.v = virtio_blk_new(&env, r->disk, 2);
+        unlink(path);
+    }
+    drv_start(&r->d, take(&in, 1) & 1 ? drv_offered(&r->d) : VIRTIO_F_INDIRECT_DESC);
+    while (in.n)
+        step(r, &in);
+    drv_quiet(&r->d); /* it comes to rest */
+    drv_close(&r->d);
+    disk_close(r->disk);
+    free(r);
+    return 0;
+}
+
+/* ---- replay ---- */
+
+static uint64_t rnd(uint64_t *seed)
+{
+    uint64_t x = *seed += 0x9e3779b97f4a7c15;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+    x = (x ^ x >> 27) * 0x94d049bb133111eb;
+    return x ^ x >> 31;
+}
+
+struct program {
+    uint8_t b[LEN_MAX];
+    size_t n;
+};
+
+static void emit(struct program *p, uint64_t x, unsigned bytes)
+{
+    for (unsigned i = 0; i < bytes && p->n < LEN_MAX; i++)
+        p->b[p->n++] = (uint8_t)(i < 8 ? x >> (8 * i) : 0);
+}
+
+/* A request that makes sense in most of its parts, so that the device gets deep into it. */
+static void emit_request(struct program *p, uint64_t *seed)
+{
+    uint64_t x = rnd(seed);
+    unsigned q = x & 1, parts = 2 + (x >> 1) % 4;
+    emit(p, OP_MEM | q << 8 | 4U << 16, 3); /* a header at DRV_DATA */
+    emit(p, 0, 2);
+    emit(p, 16, 1);
+    static const uint8_t types[] = { 0, 1, 4, 8, 11, 13, 0, 1, 2, 255 };
+    emit(p, types[(x >> 8) % sizeof(types)], 8);
+    emit(p, x >> 16 & 1 ? rnd(seed) : x >> 20 & 0x7ff, 8);
+    for (unsigned i = 0; i < parts; i++) {
+        uint64_t y = rnd(seed);
+        emit(p, OP_DESC | q << 8, 2);
+        emit(p, y % 16 ? 4 : y >> 8, 1);
+        emit(p, i ? y >> 16 & 0xfe00 : 0, 2);
+        emit(p, i, 1);
+        emit(p, i == 0 ? 16 : i == parts - 1 ? 1 : y >> 36 & 1 ? (y >> 32 & 7) * 256 : 16, 2);
+        emit(p, y >> 40 & 7 ? 0 : y >> 44, 1);
+        unsigned w = i && (i == parts - 1 || !(x >> 8 & 1)) ? D_WRITE : 0U;
+        emit(p, w | (i + 1 < parts ? D_NEXT : 0U) | (y >> 50 & 31 ? 0 : D_INDIRECT), 1);
+        emit(p, y >> 56 & 31 ? i + 1 : y >> 48, 1);
+    }
+    emit(p, OP_AVAIL | q << 8, 3);
+    emit(p, OP_KICK | q << 8, 2);
+}
+
+static void make(struct program *p, uint64_t seed)
+{
+    p->n = 0;
+    emit(p, seed, 2);
+    size_t want = 64 + rnd(&seed) % 2000;
+    while (p->n < want) {
+        if (rnd(&seed) % 3)
+            emit_request(p, &seed);
+        else
+            for (unsigned k = 1 + rnd(&seed) % 4; k; k--)
+                emit(p, rnd(&seed), 8);
+        if (rnd(&seed) % 16 == 0)
+            emit(p, OP_START | rnd(&seed) << 16, 10);
+    }
+    for (unsigned k = (unsigned)(rnd(&seed) % 4); k; k--)
+        p->b[rnd(&seed) % p->n] ^= (uint8_t)(1U << rnd(&seed) % 8);
+}
+
+static int replay(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
+        DIR *dir = opendir(path);
+        for (struct dirent *e; dir && (e = readdir(dir));) {
+            char name[1024];
+            snprintf(name, sizeof(name), "%s/%s", path, e->d_name);
+            if (e->d_name[0] != '.' && replay(name))
+                return 1;
+        }
+        if (dir)
+            closedir(dir);
+        return 0;
+    }
+    int fd = open(path, O_RDONLY);
+    uint8_t *b = malloc(1 << 20);
+    ssize_t n = fd < 0 ? -1 : read(fd, b, 1 << 20);
+    if (n >= 0)
+        fuzz_one(b, (size_t)n);
+    free(b);
+    if (fd >= 0)
+        close(fd);
+    return n < 0;
+}
+
+int main(int argc, char **argv)
+{
+    static struct program p;
+    uint64_t seed = 1;
+    unsigned cases = CASES, files = 0, bad = 0;
+    log_set_level(LOG_ERROR);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
+            seed = strtoull(argv[++i], NULL, 0);
+        else if (strcmp(argv[i], "--cases") == 0 && i + 1 < argc)
+            cases = (unsigned)strtoul(argv[++i], NULL, 0);
+        else {
+            files++;
+            bad += (unsigned)replay(argv[i]);
+        }
+    }
+    if (files) {
+        printf("1..1\n%sok 1 - replayed\n", bad ? "not " : "");
+        return bad != 0;
+    }
+    alarm(580); /* a hang must not pass for work */
+    for (unsigned i = 0; i < cases; i++) {
+        make(&p, seed + i);
+        fuzz_one(p.b, p.n);
+    }
+    printf("1..1\nok 1 - %u hostile drivers from seed %lu\n", cases, (unsigned long)seed);
+    return 0;
+}
