@@ -171,12 +171,23 @@ static void gpe_write(void *dev, uint64_t off, const void *buf, unsigned len)
     lock_drop(&p->lock);
 }
 
+/*
+ * The register is one byte inside the PCI configuration address port, which is a dword at 0xcf8. As in chipsets, only a
+ * byte access to 0xcf9 itself is the register's; everything else is a probe for PCI, which is not there.
+ */
+static bool is_reset_reg(uint64_t off, unsigned len)
+{
+    return off == ACPI_RESET_REG - ACPI_CF8_PORT && len == 1;
+}
+
 static void reset_read(void *dev, uint64_t off, void *buf, unsigned len)
 {
     struct acpi_pm *p = dev;
-    (void)off;
+    memset(buf, 0xff, len);
+    if (!is_reset_reg(off, len))
+        return;
     lock_take(&p->lock);
-    memset(buf, p->reset_ctl, len);
+    *(uint8_t *)buf = p->reset_ctl;
     lock_drop(&p->lock);
 }
 
@@ -185,8 +196,8 @@ static void reset_write(void *dev, uint64_t off, const void *buf, unsigned len)
 {
     struct acpi_pm *p = dev;
     uint8_t val = *(const uint8_t *)buf;
-    (void)off;
-    (void)len;
+    if (!is_reset_reg(off, len))
+        return;
     lock_take(&p->lock);
     bool now = (val & RESET_CPU) && !(p->reset_ctl & RESET_CPU);
     p->reset_ctl = val & 0xe;

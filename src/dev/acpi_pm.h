@@ -22,7 +22,9 @@ enum {
     ACPI_PM_TMR_LEN = 4,
     ACPI_GPE0 = 0x620, /* status (2), enable (2): GPE0_BLK_LEN 4, 16 events; acpi_gpe_ops */
     ACPI_GPE0_LEN = 4,
-    ACPI_RESET_REG = 0xcf9, /* acpi_reset_ops; FADT flag RESET_REG_SUP is set */
+    ACPI_CF8_PORT = 0xcf8, /* one region of ACPI_CF8_LEN ports: acpi_reset_ops, sizes BUS_1|BUS_2|BUS_4 */
+    ACPI_CF8_LEN = 8,
+    ACPI_RESET_REG = 0xcf9, /* a byte inside it; FADT flag RESET_REG_SUP is set */
     ACPI_RESET_LEN = 1,
     ACPI_RESET_VALUE = 0x06,
     ACPI_SCI_IRQ = 9,    /* level, active high: the MADT has an override that says so */

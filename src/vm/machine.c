@@ -228,7 +228,7 @@ static int build_acpi(struct machine *m, struct err *e)
     const struct ports p[] = {
         { ACPI_PM_BASE, ACPI_PM_LEN, BUS_1 | BUS_2 | BUS_4, &acpi_pm_ops, m->acpi },
         { ACPI_GPE0, ACPI_GPE0_LEN, BUS_1 | BUS_2 | BUS_4, &acpi_gpe_ops, m->acpi },
-        { ACPI_RESET_REG, ACPI_RESET_LEN, BUS_1, &acpi_reset_ops, m->acpi },
+        { ACPI_CF8_PORT, ACPI_CF8_LEN, BUS_1 | BUS_2 | BUS_4, &acpi_reset_ops, m->acpi },
     };
     return map_ports(m, p, ARRAY_LEN(p), e);
 }

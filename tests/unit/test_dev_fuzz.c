@@ -163,7 +163,7 @@ static struct rig *rig_new(void)
     add(r, &rtc_ops, r->rtc, RTC_LEN, BUS_1);
     add(r, &acpi_pm_ops, r->acpi, ACPI_PM_LEN, BUS_1 | BUS_2 | BUS_4);
     add(r, &acpi_gpe_ops, r->acpi, ACPI_GPE0_LEN, BUS_1 | BUS_2 | BUS_4);
-    add(r, &acpi_reset_ops, r->acpi, 1, BUS_1);
+    add(r, &acpi_reset_ops, r->acpi, ACPI_CF8_LEN, BUS_1 | BUS_2 | BUS_4);
     assert_int_equal(r->ports, PORTS);
     return r;
 }

@@ -316,9 +316,12 @@ static void test_acpi(void **state)
     assert_int_equal(r.offs, 1);
     assert_int_equal(in16(&acpi_pm_ops, r.p, 4), ACPI_SLP_TYP_S5 << 10 | 1);
     /* Reset register. */
-    out8(&acpi_reset_ops, r.p, 0, 2);
+    out8(&acpi_reset_ops, r.p, 1, 2);
     assert_int_equal(r.resets, 0);
-    out8(&acpi_reset_ops, r.p, 0, ACPI_RESET_VALUE);
+    out32(&acpi_reset_ops, r.p, 0, 0x80000600); /* a probe for PCI: its second byte is not ours */
+    assert_int_equal(r.resets, 0);
+    assert_int_equal(in32(&acpi_reset_ops, r.p, 0), 0xffffffff);
+    out8(&acpi_reset_ops, r.p, 1, ACPI_RESET_VALUE);
     assert_int_equal(r.resets, 1);
     struct acpi_pm *other = acpi_make(&r);
     check_round_trip(&acpi_pm_ops, r.p, other);
