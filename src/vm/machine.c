@@ -370,9 +370,13 @@ int machine_load_guest(struct machine *m, struct err *e)
         .disk_read_only = m->cfg.disk[0].read_only,
     };
     int r = m->cfg.load(m->cfg.load_arg, &g, e);
-    if (r == 0)
-        vcpu_changed(m->cpu[0]);
-    return r;
+    if (r)
+        return r;
+    vcpu_changed(m->cpu[0]);
+    /* Firmware gives all processors the same memory types; kernels check. */
+    for (unsigned i = 1; i < m->cfg.cpus; i++)
+        vcpu_of(m->cpu[i])->cpu->msr.mtrr_def_type = g.bsp->msr.mtrr_def_type;
+    return 0;
 }
 
 static int check_config(const struct machine_config *cfg, struct err *e)
