@@ -160,7 +160,7 @@ static enum x86_form fill_operands(const struct decoded *d, struct x86_insn *out
     if (n > 3)
         return X86_F_OTHER;
     for (unsigned k = 0; k < ARRAY_LEN(forms); k++)
-        if (!strcmp(s, forms[k].s))
+        if (!memcmp(s, forms[k].s, sizeof(s)))
             return forms[k].form;
     return X86_F_OTHER;
 }

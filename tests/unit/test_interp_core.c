@@ -367,6 +367,24 @@ static void test_guest_debug(void **state)
     assert_int_equal(im_frame(t, 0), IM_CODE + 5);
 }
 
+/* HLT is over at once when a trap or a debugger's step is due behind it. */
+static void test_step_hlt(void **state)
+{
+    struct im *t = *state;
+
+    im_edit(t)->rflags |= X86_FL_TF;
+    im_done(t);
+    assert_int_equal(IM_EXEC(t, "\xf4\x90\xf4"), EXIT_HLT);
+    assert_int_equal(im_vector(t), X86_DB);
+    assert_int_equal(im_frame(t, 0), IM_CODE + 1);
+    t->v.debug.step = true;
+    t->v.ops->debug_changed(&t->v);
+    im_edit(t)->rflags = X86_FL_1;
+    im_done(t);
+    assert_int_equal(IM_EXEC(t, "\xf4\x90\xf4"), EXIT_DEBUG);
+    assert_int_equal(t->c->rip, IM_CODE + 1);
+}
+
 /* ---- the loop ---- */
 
 static void *kicker(void *arg)
@@ -576,7 +594,7 @@ int main(void)
         TEST(test_points),      TEST(test_guest_debug),          TEST(test_kick),
         TEST(test_irq_window),  TEST(test_nmi_window),           TEST(test_cache_pressure),
         TEST(test_string_runs), TEST(test_string_fault),         TEST(test_legacy_modes),
-        TEST(test_bit_strings),
+        TEST(test_step_hlt),    TEST(test_bit_strings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

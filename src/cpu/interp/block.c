@@ -118,7 +118,7 @@ static struct jc_entry *jc_slot(struct block_cache *bc, gva_t lin)
 
 static struct block **bucket(struct block_cache *bc, gpa_t gpa, unsigned kind)
 {
-    uint64_t h = (gpa ^ (uint64_t)kind << 56) * 0x9e3779b97f4a7c15UL;
+    uint64_t h = (gpa ^ (uint64_t)(kind & ~(unsigned)BLOCK_CROSS) << 56) * 0x9e3779b97f4a7c15UL;
     return &bc->hash[h >> 51];
 }
 
@@ -167,7 +167,6 @@ void block_cache_flush(struct interp *m)
     memset(bc->used, 0, sizeof(bc->used));
     bc->seg = bc->pos = 0;
     evict(m, 0);
-    memset(bc->itlb, 0, sizeof(bc->itlb));
 }
 
 /* Room for the largest block. */
@@ -195,23 +194,26 @@ static void arena_commit(struct block_cache *bc, struct block *b)
 
 /* ---- decoding ---- */
 
-/* The code being decoded: bytes of one page, or the few around a page's end. */
+/* The code being decoded: a copy, for another processor may change it meanwhile, made after the lines were marked. */
 struct fetch {
-    const uint8_t *bytes;
-    unsigned avail;  /* that may be looked at */
-    unsigned marked; /* of these, how many lie on lines marked as code */
+    const volatile uint8_t *host;
     gpa_t gpa;
+    unsigned avail; /* bytes from there on that may be looked at */
+    unsigned have;  /* in the copy */
+    uint8_t bytes[RAW_MAX];
 };
 
-static void mark_more(struct interp *m, struct fetch *f)
+/* One more line. */
+static void fetch_more(struct interp *m, struct fetch *f)
 {
-    gpa_t from = f->gpa + f->marked;
+    gpa_t from = f->gpa + f->have;
     unsigned n = (unsigned)(LINE - (from & (LINE - 1)));
 
-    if (n > f->avail - f->marked)
-        n = f->avail - f->marked;
+    if (n > f->avail - f->have)
+        n = f->avail - f->have;
     mem_code_mark(m->v->mem, from, n);
-    f->marked += n;
+    memcpy(f->bytes + f->have, (const void *)(f->host + f->have), n);
+    f->have += n;
 }
 
 static enum x86_decode_status decode_at(struct interp *m, struct fetch *f, unsigned off, struct x86_insn *i)
@@ -219,11 +221,11 @@ static enum x86_decode_status decode_at(struct interp *m, struct fetch *f, unsig
     for (;;) {
         enum x86_decode_status st = X86_DECODE_MORE;
 
-        if (f->marked > off)
-            st = x86_decode(f->bytes + off, f->marked - off, m->mode, i);
-        if (st != X86_DECODE_MORE || f->marked == f->avail)
+        if (f->have > off)
+            st = x86_decode(f->bytes + off, f->have - off, m->mode, i);
+        if (st != X86_DECODE_MORE || f->have == f->avail)
             return st;
-        mark_more(m, f);
+        fetch_more(m, f);
     }
 }
 
@@ -267,7 +269,7 @@ static bool add_insn(struct interp *m, struct block *b, struct fetch *f, enum x8
         return false;
     if (*st != X86_DECODE_OK) {
         /* len: all bytes that made it bad, so that a change of any of them is noticed */
-        unsigned len = f->marked - off < 15 ? f->marked - off : 15;
+        unsigned len = f->have - off < 15 ? f->have - off : 15;
         u->i = (struct x86_insn){
             .len = (uint8_t)len, .flags = X86_I_BRANCH, .base = X86_REG_ZERO, .index = X86_REG_ZERO
         };
@@ -290,11 +292,12 @@ static bool add_insn(struct interp *m, struct block *b, struct fetch *f, enum x8
     return !(u->i.flags & X86_I_BRANCH) && u->fn != op_ud;
 }
 
-static void add_end(struct block *b)
+static void add_end(struct block *b, const struct fetch *f)
 {
     struct block_end *e = block_end(b);
 
     *e = (struct block_end){ .fn = op_block_end, .self = b };
+    memcpy(block_code(b), f->bytes, b->bytes);
 }
 
 static hva_t code_host(struct interp *m, gpa_t gpa)
@@ -316,7 +319,7 @@ static gpa_t second_gpa(struct interp *m, gva_t lin)
 /* An instruction whose bytes lie on two pages. */
 static void decode_cross(struct interp *m, struct block *b, gva_t lin)
 {
-    uint8_t buf[16];
+    struct fetch f = { .avail = 15, .have = 15, .gpa = b->gpa };
     unsigned first = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK)), rest = 15 - first;
     enum x86_decode_status st;
 
@@ -327,12 +330,10 @@ static void decode_cross(struct interp *m, struct block *b, gva_t lin)
     b->gen2_val = *b->gen2;
     mem_code_mark(m->v->mem, b->gpa, first);
     mem_code_mark(m->v->mem, b->gpa2, rest);
-    memcpy(buf, (const void *)h1, first);
-    memcpy(buf + first, (const void *)h2, rest);
-    struct fetch f = { .bytes = buf, .avail = 15, .marked = 15, .gpa = b->gpa };
+    memcpy(f.bytes, (const void *)h1, first);
+    memcpy(f.bytes + first, (const void *)h2, rest);
     add_insn(m, b, &f, &st);
-    add_end(b);
-    memcpy(block_code(b), buf, b->bytes);
+    add_end(b, &f);
 }
 
 static struct block *decode_block(struct interp *m, gva_t lin, gpa_t gpa, unsigned kind)
@@ -340,26 +341,23 @@ static struct block *decode_block(struct interp *m, gva_t lin, gpa_t gpa, unsign
     struct block *b = arena_room(m);
     unsigned page_left = (unsigned)(PAGE_SIZE - (gpa & ~PAGE_MASK));
     uint64_t limit_left = m->mode == X86_MODE_64 ? ~0UL : m->c.seg[X86_CS].limit - (m->c.rip & m->ip_mask);
-    struct fetch f = { .avail = page_left, .gpa = gpa };
     enum x86_decode_status st = X86_DECODE_OK;
+    struct fetch f;
 
     *b = (struct block){ .gpa = gpa, .gpa2 = NO_GPA, .kind = (uint8_t)kind };
-    f.bytes = (const uint8_t *)code_host(m, gpa);
+    f.host = (const volatile uint8_t *)code_host(m, gpa);
+    f.gpa = gpa;
+    f.have = 0;
+    f.avail = page_left < RAW_MAX ? page_left : RAW_MAX;
     b->gen = b->gen2 = mem_code_gen(m->v->mem, gpa);
     b->gen_val = b->gen2_val = *b->gen;
-    if (f.avail > RAW_MAX)
-        f.avail = RAW_MAX;
     while (add_insn(m, b, &f, &st) && b->n < BLOCK_INSNS && b->bytes < BLOCK_BYTES - 16 && !(kind & BLOCK_SINGLE))
         if (b->bytes > limit_left)
             break;
-    if (!b->n && st == X86_DECODE_MORE) {
+    if (!b->n && st == X86_DECODE_MORE)
         decode_cross(m, b, lin);
-    } else {
-        add_end(b);
-        memcpy(block_code(b), f.bytes, b->bytes);
-        if (memcmp(block_code(b), f.bytes, b->bytes)) /* changed under our eyes: decode again next time */
-            b->gen_val--;
-    }
+    else
+        add_end(b, &f);
     arena_commit(m->blocks, b);
     struct block **h = bucket(m->blocks, gpa, kind);
     b->next = *h;
@@ -394,7 +392,7 @@ static bool revalidate(struct interp *m, struct block *b)
 
 static void forget(struct interp *m, struct block *b)
 {
-    struct block **p = bucket(m->blocks, b->gpa, b->kind & ~(unsigned)BLOCK_CROSS);
+    struct block **p = bucket(m->blocks, b->gpa, b->kind);
 
     while (*p != b)
         p = &(*p)->next;

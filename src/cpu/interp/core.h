@@ -66,6 +66,7 @@ static inline bool block_fresh(const struct block *b)
 
 int block_cache_new(struct interp *m);
 void block_cache_free(struct interp *m);
+/* Forgets all blocks. Their memory stays as it is until the next one is made, so the running one may do this. */
 void block_cache_flush(struct interp *m);
 /* The block at c.rip; raises the faults of an instruction fetch (c.rip is exact). single: one instruction. */
 struct block *block_find(struct interp *m, bool single);

@@ -46,10 +46,25 @@ _Noreturn void interp_raise_vec(struct interp *m, const struct uop *u, unsigned 
         (struct x86_fault){ .vector = (uint8_t)vector, .has_error = x86_vector_has_error(vector), .error = error });
 }
 
+/* A trap or a debugger's step is due behind HLT and ends the halt at once. */
+static void step_over_hlt(struct interp *m, const struct uop *u)
+{
+    m->c.rip = interp_next_ip(m, u);
+    uncount(m, u + 1);
+    if (!m->v->debug.step) {
+        m->fault = (struct x86_fault){ .vector = X86_DB, .addr = DR6_BS };
+        longjmp(m->fault_jmp, 1);
+    }
+    m->v->exit.kind = EXIT_DEBUG;
+    m->v->exit.debug.reason = DEBUG_STEP;
+}
+
 _Noreturn void interp_exit(struct interp *m, const struct uop *u, enum vcpu_exit_kind kind, bool retired)
 {
     m->v->exit.kind = kind;
-    if (u) {
+    if (kind == EXIT_HLT && (m->v->debug.step || (m->c.rflags & X86_FL_TF))) {
+        step_over_hlt(m, u);
+    } else if (u) {
         m->c.rip = retired ? interp_next_ip(m, u) : interp_ip(m, u);
         uncount(m, retired ? u + 1 : u);
     }
@@ -212,14 +227,19 @@ static void inject(struct interp *m)
     interp_deliver(m, EVENT_EXTERNAL, f, m->c.rip);
 }
 
+/* Host pages have gone away (tlb.c, on_unmap). */
+static void drop_pages(struct interp *m)
+{
+    interp_tlb_flush(m, false);
+    atomic_fetch_and(&m->attention, ~(uint32_t)ATT_UNMAP);
+}
+
 static void on_attention(struct interp *m)
 {
     uint32_t a = atomic_load(&m->attention);
 
-    if (a & ATT_UNMAP) {
-        interp_tlb_flush(m, false);
-        atomic_fetch_and(&m->attention, ~(uint32_t)ATT_UNMAP);
-    }
+    if (a & ATT_UNMAP)
+        drop_pages(m);
     if (a & ATT_KICK) {
         atomic_fetch_and(&m->attention, ~(uint32_t)ATT_KICK);
         interp_exit(m, NULL, EXIT_KICKED, false);
@@ -312,6 +332,8 @@ static int interp_run(struct vcpu *v, struct vcpu_exit *out)
     struct interp *m = v->engine;
 
     atomic_store(&m->in_run, 1);
+    if (atomic_load(&m->attention) & ATT_UNMAP) /* before a half-done instruction goes on */
+        drop_pages(m);
     m->deliv.active = false;
     m->break_block = m->left = false;
     m->link_slot = NULL;
