@@ -16,15 +16,12 @@ struct target {
 static struct target read_target(struct interp *m, const struct uop *u)
 {
     struct target t = { .call = u->i.op == X86_OP_CALL_FAR, .next = interp_next_ip(m, u), .size = u->i.osz };
-    uint8_t buf[10];
 
     if (u->i.form == X86_F_FAR) {
         t.off = (uint32_t)u->i.imm;
         t.sel = (uint16_t)(u->i.imm >> 32);
     } else {
-        interp_read(m, u, m->ctx, interp_ea(m, u, t.size + 2, false), buf, t.size + 2);
-        memcpy(&t.off, buf, t.size);
-        memcpy(&t.sel, buf + t.size, 2);
+        t.off = sys_read_far(m, u, t.size, &t.sel);
     }
     return t;
 }

@@ -210,6 +210,10 @@ static void careful_step(struct interp *m, bool resumed)
     case ZYDIS_MNEMONIC_SYSCALL:
         tf = tf && (m->c.rflags & X86_FL_TF); /* delivery has cleared TF */
         break;
+    case X86_OP_MOV_TO_SEG: /* a load of SS holds the trap back for good, not until after the next instruction */
+    case X86_OP_POP_SEG:
+        tf = tf && b->u[0].i.r0 != X86_SS_SEG;
+        break;
     default:
         break;
     }

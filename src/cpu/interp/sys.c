@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Shared by the system-instruction files: see sys.h. */
+#include <string.h>
+
 #include "cpu/interp/sys.h"
 
 void sys_raise(struct interp *m, const struct uop *u, struct x86_fault f, uint32_t ext)
@@ -112,9 +114,9 @@ static gva_t stack_lin(struct interp *m, const struct uop *u, const struct sys_s
 }
 
 /* Pushes and pops of the program itself; delivery and IRET use other contexts. */
-static void stack_align(struct interp *m, const struct uop *u, const struct sys_stack *s, gva_t lin, unsigned size)
+static void check_align(struct interp *m, const struct uop *u, enum tlb_ctx ctx, gva_t lin, unsigned size)
 {
-    if (unlikely(s->ctx == TLB_USER_AC) && (lin & (size - 1)))
+    if (unlikely(ctx == TLB_USER_AC) && (lin & (size - 1)))
         interp_raise_vec(m, u, X86_AC, 0);
 }
 
@@ -124,7 +126,7 @@ void sys_push(struct interp *m, const struct uop *u, struct sys_stack *s, unsign
 
     gva_t lin = stack_lin(m, u, s, sp, size);
 
-    stack_align(m, u, s, lin, size);
+    check_align(m, u, s->ctx, lin, size);
     interp_write(m, u, s->ctx, lin, &val, size);
     s->sp = sp;
 }
@@ -134,10 +136,23 @@ uint64_t sys_pop(struct interp *m, const struct uop *u, struct sys_stack *s, uns
     gva_t lin = stack_lin(m, u, s, s->sp, size);
     uint64_t val = 0;
 
-    stack_align(m, u, s, lin, size);
+    check_align(m, u, s->ctx, lin, size);
     interp_read(m, u, s->ctx, lin, &val, size);
     s->sp = (s->sp + size) & s->mask;
     return val;
+}
+
+uint64_t sys_read_far(struct interp *m, const struct uop *u, unsigned size, uint16_t *sel)
+{
+    gva_t lin = interp_ea(m, u, size + 2, false);
+    uint64_t off = 0;
+    uint8_t buf[10];
+
+    check_align(m, u, m->ctx, lin, size);
+    interp_read(m, u, m->ctx, lin, buf, size + 2);
+    memcpy(&off, buf, size);
+    memcpy(sel, buf + size, 2);
+    return off;
 }
 
 void sys_stack_commit_sp(struct interp *m, const struct sys_stack *s)

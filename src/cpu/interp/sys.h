@@ -86,6 +86,8 @@ struct sys_stack sys_stack_legacy(const struct interp *m, struct x86_seg ss, uin
 struct sys_stack sys_stack_long(const struct interp *m, uint64_t sp, unsigned cpl);
 void sys_push(struct interp *m, const struct uop *u, struct sys_stack *s, unsigned size, uint64_t val);
 uint64_t sys_pop(struct interp *m, const struct uop *u, struct sys_stack *s, unsigned size);
+/* The far pointer that the memory operand is: an offset of size bytes, which it returns, then the selector. */
+uint64_t sys_read_far(struct interp *m, const struct uop *u, unsigned size, uint16_t *sel);
 /* Commits: RSP := s->sp under its mask. */
 void sys_stack_commit_sp(struct interp *m, const struct sys_stack *s);
 

@@ -110,8 +110,7 @@ static void fn_pop_seg(struct interp *m, const struct uop *u)
 static void fn_load_far(struct interp *m, const struct uop *u)
 {
     unsigned size = u->i.osz, sreg;
-    uint8_t buf[10];
-    uint64_t off = 0;
+    uint64_t off;
     uint16_t sel;
 
     switch (u->i.op) {
@@ -131,9 +130,7 @@ static void fn_load_far(struct interp *m, const struct uop *u)
         sreg = X86_SS_SEG;
         break;
     }
-    interp_read(m, u, m->ctx, interp_ea(m, u, size + 2, false), buf, size + 2);
-    memcpy(&off, buf, size);
-    memcpy(&sel, buf + size, 2);
+    off = sys_read_far(m, u, size, &sel);
     sys_load_sreg(m, u, sreg, sel);
     set_reg(m, u->i.r0, size, off);
     sys_done(m, u);
