@@ -87,6 +87,11 @@ static bool unfit(const struct gen_insn *i)
         break;
     }
     switch ((int)i->z.mnemonic) {
+    case ZYDIS_MNEMONIC_LDS:
+    case ZYDIS_MNEMONIC_LES:
+    case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS:
     case ZYDIS_MNEMONIC_ENTER:
     case ZYDIS_MNEMONIC_LEAVE:
     case ZYDIS_MNEMONIC_POPA:
@@ -173,6 +178,9 @@ static bool fits(const struct block *b, struct gen_insn *i)
         if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
             is_fixed(b, o->reg.value) &&
             !(stack && gpr_of(o->reg.value) == X86_RSP && o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN))
+            return false;
+        if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+            ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_SEGMENT)
             return false;
         if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && !solve_mem(b, i, o))
             return false;

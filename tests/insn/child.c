@@ -75,6 +75,14 @@ static uint64_t rd_gs(void)
     return v;
 }
 
+static void rd_sregs(uint16_t *s)
+{
+    __asm__ volatile("mov %%es, %0" : "=r"(s[X86_ES]));
+    __asm__ volatile("mov %%ds, %0" : "=r"(s[X86_DS]));
+    __asm__ volatile("mov %%fs, %0" : "=r"(s[X86_FS]));
+    __asm__ volatile("mov %%gs, %0" : "=r"(s[X86_GS]));
+}
+
 static const uint8_t greg_of[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                      REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
 
@@ -129,7 +137,7 @@ static void fpu_out(const struct insn_host *h, const uint8_t *x, struct x86_fpu 
         memcpy(f->k, x + h->off_k, 64);
 }
 
-static void collect(struct child_shared *s, int sig, ucontext_t *uc, uint64_t fs, uint64_t gs)
+static void collect(struct child_shared *s, int sig, ucontext_t *uc)
 {
     const struct insn_case *c = &s->c[s->cur];
     struct insn_result *r = &s->r[s->cur];
@@ -139,8 +147,8 @@ static void collect(struct child_shared *s, int sig, ucontext_t *uc, uint64_t fs
         r->out.gpr[i] = (uint64_t)g[greg_of[i]];
     r->out.rip = (uint64_t)g[REG_RIP];
     r->out.rflags = (uint64_t)g[REG_EFL];
-    r->out.fs_base = fs;
-    r->out.gs_base = gs;
+    r->out.sreg[X86_CS] = (uint16_t)g[REG_CSGSFS];
+    r->out.sreg[X86_SS_SEG] = (uint16_t)(g[REG_CSGSFS] >> 48);
     fpu_out(&s->host, (const uint8_t *)uc->uc_mcontext.fpregs, &r->out.fpu);
     r->status = sig == SIGSYS ? INSN_SYSCALL : INSN_OK;
     r->vector = (uint8_t)g[REG_TRAPNO];
@@ -170,17 +178,20 @@ static void load(struct child_shared *s, ucontext_t *uc)
 uint64_t insn_child_step(int sig, siginfo_t *si, ucontext_t *uc)
 {
     struct child_shared *s = g_shared;
-    uint64_t fs = 0, gs = 0;
+    struct insn_state *out = &s->r[s->cur < CHILD_BATCH ? s->cur : 0].out;
 
     (void)si;
-    if (s->host.fsgsbase) {
-        fs = rd_fs();
-        gs = rd_gs();
+    rd_sregs(out->sreg);
+    out->fs_base = out->gs_base = 0;
+    if (s->host.fsgsbase) { /* without it FS and GS are not touched at all */
+        out->fs_base = rd_fs();
+        out->gs_base = rd_gs();
+        __asm__ volatile("mov %0, %%fs; mov %0, %%gs" : : "r"(0));
         __asm__ volatile("wrfsbase %0" : : "r"(s->fs_base));
     }
     __asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(0x2b));
     if (s->running) {
-        collect(s, sig, uc, fs, gs);
+        collect(s, sig, uc);
         s->cur = s->cur + 1;
     }
     while (s->cur >= s->n) {

@@ -13,6 +13,8 @@
 static const char *const reg_name[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                           "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15" };
 
+static const char *const sreg_name[6] = { "es", "cs", "ss", "ds", "fs", "gs" };
+
 struct diff {
     struct insn_verdict *v;
     bool found;
@@ -89,7 +91,18 @@ static unsigned partial(const struct insn_case *c)
                      c->mode32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&dec, NULL, c->code, c->code_len, &z)))
         return 0;
+    if (z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+        return PARTIAL_MEM;
     switch ((int)z.mnemonic) {
+    case ZYDIS_MNEMONIC_IRET:
+    case ZYDIS_MNEMONIC_IRETD:
+    case ZYDIS_MNEMONIC_IRETQ:
+    case ZYDIS_MNEMONIC_LDS:
+    case ZYDIS_MNEMONIC_LES:
+    case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS:
+        return PARTIAL_MEM;
     case ZYDIS_MNEMONIC_POPA:
     case ZYDIS_MNEMONIC_POPAD:
         return PARTIAL_GPR;
@@ -117,6 +130,12 @@ static unsigned partial(const struct insn_case *c)
     default:
         return 0;
     }
+}
+
+/* The kernel's return to user code turns null selectors 1 to 3 into 0. */
+static uint16_t selector(uint16_t s)
+{
+    return s & 0xfffc ? s : 0;
 }
 
 static void cmp_mem(struct diff *d, const struct insn_result *a, const struct insn_result *b)
@@ -156,15 +175,20 @@ bool insn_equal(const struct insn_compare *o, const struct insn_case *c, const s
 
     if (!(part & PARTIAL_MEM) || ((a->cr2 ^ b->cr2) & PAGE_MASK)) /* which of the items on the page came first */
         cmp(&d, "cr2", a->cr2, b->cr2);
-    for (unsigned i = 0; i < (c->mode32 ? 8U : 16U) && !(part & PARTIAL_GPR); i++)
-        cmp(&d, reg_name[i], c->mode32 ? (uint32_t)a->out.gpr[i] : a->out.gpr[i],
-            c->mode32 ? (uint32_t)b->out.gpr[i] : b->out.gpr[i]);
+    for (unsigned i = 0; i < (c->mode32 ? 8U : 16U) && !(part & PARTIAL_GPR); i++) {
+        /* upper halves are undefined in and after compatibility mode; in fact only that of RSP changes */
+        uint64_t mask = c->mode32 || (i == X86_RSP && a->out.sreg[X86_CS] != 0x33) ? 0xffffffff : ~0UL;
+
+        cmp(&d, reg_name[i], a->out.gpr[i] & mask, b->out.gpr[i] & mask);
+    }
     if (fl && !o->strict_flags && a->out.rip != c->in.rip)
         fl &= ~insn_flags_undefined(c);
     if (part & PARTIAL_FLAGS)
         fl &= ~(uint64_t)X86_FL_ARITH;
     if (fl)
         differ(&d, "rflags", a->out.rflags, b->out.rflags);
+    for (unsigned i = 0; i < 6; i++)
+        cmp(&d, sreg_name[i], selector(a->out.sreg[i]), selector(b->out.sreg[i]));
     cmp(&d, "fs_base", a->out.fs_base, b->out.fs_base);
     cmp(&d, "gs_base", a->out.gs_base, b->out.gs_base);
     cmp_fpu(&d, &a->out.fpu, &b->out.fpu, o->fpu_pointers);

@@ -188,10 +188,10 @@ static void case_out(struct eng *e, const struct insn_case *c, struct insn_resul
     r->out.fpu = s->fpu;
     for (unsigned i = 0; i < 8; i++)
         memset(r->out.fpu.st[i] + 10, 0, 6);
-    if (f[2] != (c->mode32 ? 0x23 : 0x33) || f[5] != 0x2b) {
-        r->status = INSN_BROKEN;
-        snprintf(r->text, sizeof(r->text), "pushed CS %#lx, SS %#lx", f[2], f[5]);
-    }
+    for (unsigned i = 0; i < 6; i++)
+        r->out.sreg[i] = s->seg[i].sel;
+    r->out.sreg[X86_CS] = (uint16_t)f[2];
+    r->out.sreg[X86_SS_SEG] = (uint16_t)f[5];
     insn_image_diff(e->image, e->pristine, r);
     memset(cc, 0xcc, sizeof(cc));
     mem_write(e->mem, GPA_IMG + c->code_off, cc, c->code_len);

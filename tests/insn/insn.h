@@ -52,6 +52,7 @@ extern const unsigned insn_maps_n;
 struct insn_state {
     uint64_t gpr[16];
     uint64_t rip, rflags, fs_base, gs_base;
+    uint16_t sreg[6]; /* by enum x86_sreg; before a case they are always the same */
     struct x86_fpu fpu;
 };
 

@@ -239,14 +239,6 @@ static const struct {
     { ZYDIS_MNEMONIC_SLDT, "emulated by the kernel under UMIP" },
     { ZYDIS_MNEMONIC_STR, "emulated by the kernel under UMIP" },
     { ZYDIS_MNEMONIC_SMSW, "emulated by the kernel under UMIP" },
-    { ZYDIS_MNEMONIC_IRET, "far transfer" },
-    { ZYDIS_MNEMONIC_IRETD, "far transfer" },
-    { ZYDIS_MNEMONIC_IRETQ, "far transfer" },
-    { ZYDIS_MNEMONIC_LDS, "segment load" },
-    { ZYDIS_MNEMONIC_LES, "segment load" },
-    { ZYDIS_MNEMONIC_LSS, "segment load" },
-    { ZYDIS_MNEMONIC_LFS, "segment load" },
-    { ZYDIS_MNEMONIC_LGS, "segment load" },
     { ZYDIS_MNEMONIC_XRSTOR, "needs a valid area" },
     { ZYDIS_MNEMONIC_XRSTOR64, "needs a valid area" },
     { ZYDIS_MNEMONIC_XSAVE, "header depends on what is in use" },
@@ -256,15 +248,6 @@ static const struct {
     { ZYDIS_MNEMONIC_XSAVEOPT, "depends on what is in use" },
     { ZYDIS_MNEMONIC_XSAVEOPT64, "depends on what is in use" },
 };
-
-static bool writes_segment(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
-{
-    for (unsigned i = 0; i < z->operand_count_visible; i++)
-        if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && (ops[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
-            ZydisRegisterGetClass(ops[i].reg.value) == ZYDIS_REGCLASS_SEGMENT)
-            return true;
-    return false;
-}
 
 static bool under_hypervisor(void)
 {
@@ -281,19 +264,42 @@ static bool has_prefix(const ZydisDecodedInstruction *z, uint8_t byte)
     return false;
 }
 
+static bool is_amd(void)
+{
+    uint32_t a, b, c, d = 0;
+
+    return __get_cpuid(0, &a, &b, &c, &d) && c == 0x444d4163; /* "cAMD" */
+}
+
+/* A far pointer in memory with a 64-bit offset. */
+static bool far_pointer64(const ZydisDecodedInstruction *z)
+{
+    switch ((int)z->mnemonic) {
+    case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS:
+        return z->operand_width == 64;
+    case ZYDIS_MNEMONIC_JMP:
+    case ZYDIS_MNEMONIC_CALL:
+        return z->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR && z->raw.rex.W;
+    default:
+        return false;
+    }
+}
+
 const char *isa_denied(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
 {
     for (unsigned i = 0; i < ARRAY_LEN(denied); i++)
         if (denied[i].mnemonic == z->mnemonic)
             return denied[i].why;
-    if (z->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
-        return "far transfer";
     if (z->mnemonic == ZYDIS_MNEMONIC_INT && ops[0].imm.value.u == 0x80)
         return "system call";
     if (z->opcode_map == ZYDIS_OPCODE_MAP_0F && z->opcode == 0x0d && z->raw.modrm.mod == 3)
         return "0F 0D with registers: a NOP or not, by vendor";
     if (z->mnemonic == ZYDIS_MNEMONIC_MOVSXD && has_prefix(z, 0x66) && z->operand_width == 16)
         return "16-bit MOVSXD: the size of the source differs by vendor";
+    if (far_pointer64(z) && is_amd())
+        return "AMD has no 64-bit far pointers: REX.W counts for nothing";
     if (z->mnemonic == ZYDIS_MNEMONIC_INT1 && under_hypervisor())
         return "KVM on AMD reflects it as a fault";
     if (z->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && z->raw.vex.W &&
@@ -305,5 +311,5 @@ const char *isa_denied(const ZydisDecodedInstruction *z, const ZydisDecodedOpera
     if ((z->mnemonic == ZYDIS_MNEMONIC_LOOPE || z->mnemonic == ZYDIS_MNEMONIC_LOOPNE) &&
         (has_prefix(z, 0xf2) || has_prefix(z, 0xf3)))
         return "AMD takes F2 and F3 for the condition";
-    return writes_segment(z, ops) ? "segment load" : NULL;
+    return NULL;
 }

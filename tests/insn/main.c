@@ -390,7 +390,7 @@ int main(int argc, char **argv)
     static struct run r;
 
     r.o = (struct opts){
-        .engine = "interp", .count = 40000, .max_fail = 10, .pct32 = 20, .pct_fuzz = 8, .pct_block = 20
+        .engine = "interp", .count = 60000, .max_fail = 10, .pct32 = 20, .pct_fuzz = 8, .pct_block = 20
     };
     if (getrandom(&r.o.seed, sizeof(r.o.seed), 0) != sizeof(r.o.seed))
         r.o.seed = (uint64_t)time(NULL);

@@ -328,7 +328,8 @@ static void solve_branch(struct gen_insn *i)
         }
         memcpy(i->buf + i->z.raw.imm[0].offset, &rel, i->z.raw.imm[0].size / 8);
     } else if (i->z.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR && i->z.operand_count_visible) {
-        if (!i->solid && rng_pct(i->r, 4)) {
+        if (!i->solid && rng_pct(i->r, 4) &&
+            !(o->type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_id(o->reg.value) == X86_RSP)) {
             t = rng_int(i->r);
             if (i->z.meta.category == ZYDIS_CATEGORY_CALL) /* bad target or bad stack first? by vendor */
                 i->c->in.gpr[X86_RSP] = INSN_STACK + 0x1000;
@@ -365,14 +366,29 @@ static void solve_divide(struct gen_insn *i)
 }
 
 /* Selectors: descriptors of the GDT that are the same everywhere; not the one that holds the CPU number. */
-static void solve_selector(struct gen_insn *i)
+static uint16_t any_selector(struct rng *r)
 {
     static const uint16_t sel[] = { 0,    3,    0x08, 0x10, 0x18, 0x20, 0x23, 0x28,  0x2b,
                                     0x30, 0x33, 0x40, 0x41, 0x48, 0x33, 0x0c, 0xfff8 };
 
+    return sel[rng_below(r, ARRAY_LEN(sel))];
+}
+
+static uint16_t code_selector(struct rng *r)
+{
+    return rng_pct(r, 45) ? 0x33 : rng_pct(r, 75) ? 0x23 : any_selector(r);
+}
+
+static uint16_t data_selector(struct rng *r)
+{
+    return rng_pct(r, 40) ? 0x2b : rng_pct(r, 25) ? 0 : any_selector(r);
+}
+
+static void solve_selector(struct gen_insn *i)
+{
     for (unsigned k = 0; k < i->z.operand_count_visible; k++) {
         const ZydisDecodedOperand *o = &i->ops[k];
-        uint16_t s = sel[rng_below(i->r, ARRAY_LEN(sel))];
+        uint16_t s = any_selector(i->r);
 
         if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_id(o->reg.value) >= 0)
             set_low(i, gpr_id(o->reg.value), 16, s);
@@ -382,6 +398,59 @@ static void solve_selector(struct gen_insn *i)
             solve_mem(i, &o->mem, at);
             patch_mem(i, at, &s, 2);
         }
+    }
+}
+
+/* MOV and POP of a segment register, and the loads of far pointers. */
+static void solve_segment(struct gen_insn *i)
+{
+    uint16_t s = data_selector(i->r);
+    const ZydisDecodedOperand *o = &i->ops[1];
+    uint64_t at = INSN_DATA + 0x100 + rng_below(i->r, 0xe00) * 2;
+
+    if (i->z.meta.category == ZYDIS_CATEGORY_POP) {
+        patch_mem(i, i->c->in.gpr[X86_RSP], &s, 2);
+    } else if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
+        set_low(i, gpr_id(o->reg.value), 16, s);
+    } else if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+        solve_mem(i, &o->mem, at);
+        patch_mem(i, at + (i->z.mnemonic == ZYDIS_MNEMONIC_MOV ? 0 : i->z.operand_width / 8), &s, 2);
+    }
+}
+
+/* Far JMP and CALL, RETF, IRET: to 64-bit or 32-bit code, or through a selector that must be refused. */
+static void solve_far(struct gen_insn *i)
+{
+    unsigned size = i->z.operand_width / 8;
+    uint64_t t = rng_pct(i->r, 95) ? code_target(i) : rng_int(i->r), sp = i->c->in.gpr[X86_RSP];
+    uint64_t fl = rng_next(i->r) & (X86_FL_ARITH | X86_FL_DF | X86_FL_ID | X86_FL_IF | X86_FL_NT | X86_FL_AC);
+    uint64_t rsp = INSN_STACK + 0x800 + rng_below(i->r, 0x800);
+    uint16_t cs = code_selector(i->r), ss = data_selector(i->r);
+    uint64_t at = INSN_DATA + 0x100 + rng_below(i->r, 0xe00) * 2;
+
+    if (i->ops[0].type != ZYDIS_OPERAND_TYPE_MEMORY || i->z.meta.category == ZYDIS_CATEGORY_CALL)
+        sp = i->c->in.gpr[X86_RSP] = INSN_STACK + 0xc00 + rng_below(i->r, 0x400) * 2; /* what faults first differs */
+    if (i->z.meta.category == ZYDIS_CATEGORY_RET) {
+        patch_mem(i, sp, &t, size);
+        patch_mem(i, sp + size, &cs, 2);
+        if (i->z.mnemonic != ZYDIS_MNEMONIC_RET) {
+            patch_mem(i, sp + 2 * size, &fl, size);
+            patch_mem(i, sp + 3 * size, &rsp, size);
+            patch_mem(i, sp + 4 * size, &ss, 2);
+        } else if (i->z.raw.imm[0].size) {
+            memset(i->buf + i->z.raw.imm[0].offset + 1, 0, 1);
+        }
+    } else if (i->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+        solve_mem(i, &i->ops[0].mem, at);
+        if (i->c->in.gpr[X86_RSP] >> 32) /* how wide the stack is when CALL leaves 64-bit mode differs */
+            cs = 0x33;
+        patch_mem(i, at, &t, size);
+        patch_mem(i, at + size, &cs, 2);
+    } else { /* ptr16:16, ptr16:32 */
+        unsigned off = i->z.raw.imm[0].offset;
+
+        memcpy(i->buf + off, &t, size == 8 ? 4 : size);
+        memcpy(i->buf + off + (size == 8 ? 4 : size), &cs, 2);
     }
 }
 
@@ -477,6 +546,19 @@ static void solve_special_post(struct gen_insn *i)
     case ZYDIS_MNEMONIC_ARPL:
         solve_selector(i);
         break;
+    case ZYDIS_MNEMONIC_LDS:
+    case ZYDIS_MNEMONIC_LES:
+    case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS:
+        solve_segment(i);
+        break;
+    case ZYDIS_MNEMONIC_POP:
+    case ZYDIS_MNEMONIC_MOV:
+        if (i->ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            ZydisRegisterGetClass(i->ops[0].reg.value) == ZYDIS_REGCLASS_SEGMENT)
+            solve_segment(i);
+        break;
     case ZYDIS_MNEMONIC_POPF:
     case ZYDIS_MNEMONIC_POPFD:
     case ZYDIS_MNEMONIC_POPFQ:
@@ -489,6 +571,12 @@ static void solve_special_post(struct gen_insn *i)
     }
 }
 
+static bool is_far(const struct gen_insn *i)
+{
+    return i->z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || i->z.mnemonic == ZYDIS_MNEMONIC_IRET ||
+           i->z.mnemonic == ZYDIS_MNEMONIC_IRETD || i->z.mnemonic == ZYDIS_MNEMONIC_IRETQ;
+}
+
 void gen_solve(struct gen_insn *i)
 {
     solve_imm(i);
@@ -498,7 +586,9 @@ void gen_solve(struct gen_insn *i)
     gen_decode(i);
     solve_count(i);
     solve_memory(i);
-    if (i->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE || i->z.meta.category == ZYDIS_CATEGORY_RET)
+    if (is_far(i))
+        solve_far(i);
+    else if (i->z.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE || i->z.meta.category == ZYDIS_CATEGORY_RET)
         solve_branch(i);
     solve_special_post(i);
 }
