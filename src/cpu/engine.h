@@ -87,7 +87,7 @@ struct vcpu_stats {
     uint64_t insns;      /* retired */
     uint64_t faults[32]; /* exceptions delivered, by vector */
     uint64_t intr;
-    uint64_t tlb_misses, tlb_flushes, blocks_decoded, cache_flushes, code_invalidations, vector_insns;
+    uint64_t tlb_misses, tlb_flushes, blocks_decoded, cache_flushes, code_invalidations, vector_decoded;
 };
 
 enum sync_dir {

@@ -34,7 +34,7 @@ static void add(struct vcpu_stats *sum, const struct vcpu_stats *s)
     sum->blocks_decoded += s->blocks_decoded;
     sum->cache_flushes += s->cache_flushes;
     sum->code_invalidations += s->code_invalidations;
-    sum->vector_insns += s->vector_insns;
+    sum->vector_decoded += s->vector_decoded;
 }
 
 static json_t *stats_json(const struct vcpu_stats *s)
@@ -42,7 +42,7 @@ static json_t *stats_json(const struct vcpu_stats *s)
     json_t *o = json_object(), *exits = json_object(), *faults = json_object();
     char key[16];
     put(o, "instructions", s->insns);
-    put(o, "vector_instructions", s->vector_insns);
+    put(o, "vector_decoded", s->vector_decoded);
     put(o, "interrupts", s->intr);
     put(o, "tlb_misses", s->tlb_misses);
     put(o, "tlb_flushes", s->tlb_flushes);

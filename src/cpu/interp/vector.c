@@ -6,7 +6,7 @@
  * and the call of its stub. What a stub cannot do in one access is in vector_mem.c.
  */
 #include "cpu/interp/core.h"
-#include "cpu/interp/vector.h"
+#include "cpu/interp/vector_make.h"
 
 #include <string.h>
 
@@ -110,9 +110,9 @@ static inline __attribute__((always_inline)) void do_mem(struct interp *m, const
     if (gate <= VEC_GATE_MMX || (gate == VEC_GATE_SSE && op->x87)) {
         if (!m->vec->live)
             vec_x87_load(m);
-        if (u->i.flags & X86_I_SLOW_EA) /* before a segment's fault */
-            vec_check_pending(m, u, op);
     }
+    if (unlikely(u->i.flags & X86_I_SLOW_EA))
+        vec_before_segment(m, u, op);
     lin = interp_ea(m, u, len, store);
     e = tlb_slot(m, lin);
     if (likely((store ? e->wtag : e->rtag) == ((lin + len - 1) & PAGE_MASK))) {
@@ -256,6 +256,7 @@ uop_fn interp_vector_prepare(struct interp *m, struct uop *u, const uint8_t *byt
         fn = vec_pick_env(&d);
     if (fn)
         return fn;
+    m->v->stats.vector_decoded++;
     if (!vec_classify(&d, &op))
         return NULL;
     if (op.kind == VEC_BYTES ? !vec_emit_pair(&d, &code)

@@ -16,22 +16,9 @@
 #ifndef GAZDA_CPU_INTERP_VECTOR_H
 #define GAZDA_CPU_INTERP_VECTOR_H
 
-#include <Zydis/Zydis.h>
-
-#include "cpu/interp/interp.h"
+#include "cpu/interp/vector_gate.h"
 
 typedef void (*vec_stub)(struct interp *m, const struct uop *u, void *host);
-
-/* Which of the #UD and #NM rules apply. */
-enum vec_gate {
-    VEC_GATE_X87,
-    VEC_GATE_FWAIT,
-    VEC_GATE_MMX,
-    VEC_GATE_SSE,
-    VEC_GATE_AVX,
-    VEC_GATE_AVX512,
-    VEC_GATE_NONE
-};
 
 /* How the memory operand is reached. */
 enum vec_kind {
@@ -71,11 +58,12 @@ struct vec_op {
 };
 _Static_assert(sizeof(struct vec_op) == 32, "no padding");
 
+enum { VEC_COMPS = 8 };
+
 /*
  * Everything of one vCPU's vector unit that is not guest state. Code memory is one memfd mapped twice, for writing
  * and for running. It only grows; when it is full all blocks and stubs are dropped together.
  */
-enum { VEC_COMPS = 8 };
 struct vec_cache {
     uint8_t *rw;
     const uint8_t *rx;
@@ -97,44 +85,7 @@ struct vec_cache {
     uint8_t image[4096] __attribute__((aligned(64)));
 };
 
-enum { VEC_CODE_SIZE = 8 << 20, VEC_OPS_MAX = 1 << 16, VEC_HASH = 1 << 17, VEC_STUB_MAX = 384 };
-
-/* A decoded instruction as the stub maker sees it. */
-struct vec_insn {
-    ZydisDecodedInstruction i;
-    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
-    enum x86_mode mode;
-    const uint8_t *bytes;
-};
-
-/* ---- vector_emit.c ---- */
-
-struct vec_buf {
-    unsigned n;
-    uint8_t b[VEC_STUB_MAX];
-};
-/* Appends the code of a stub. False: an operand or encoding that it does not know; the instruction is refused. */
-bool vec_emit(const struct vec_cache *vc, const struct vec_insn *d, struct vec_buf *out);
-/* A stub that stores the two registers of MASKMOVQ or MASKMOVDQU to host and host + 16. */
-bool vec_emit_pair(const struct vec_insn *d, struct vec_buf *out);
-
-/* ---- vector_fast.c ---- */
-
-struct vec_fast_ends {
-    uop_fn slow;   /* does the whole instruction */
-    uop_fn stored; /* after a store that hit a frame with flags */
-};
-/* A handler around the code of a stub. False: the C handler has to do. */
-bool vec_fast_emit(const struct x86_insn *i, const struct vec_op *op, const struct vec_buf *stub,
-                   const struct vec_fast_ends *ends, struct vec_buf *out);
-
-/* ---- vector_isa.c ---- */
-
-/* True if the guest's CPUID has what the instruction needs. */
-bool vec_isa_ok(const struct x86_model *mod, const ZydisDecodedInstruction *i);
-enum vec_gate vec_isa_gate(const struct vec_insn *d);
-/* Sets kind, sizes, masks of op from the operands. False: not supported. */
-bool vec_classify(const struct vec_insn *d, struct vec_op *op);
+enum { VEC_CODE_SIZE = 8 << 20, VEC_OPS_MAX = 1 << 16, VEC_HASH = 1 << 17 };
 
 /* ---- vector_host.c ---- */
 
@@ -142,10 +93,6 @@ bool vec_classify(const struct vec_insn *d, struct vec_op *op);
 int vec_create(struct interp *m);
 /* Drops all stubs; no block may point to one. */
 void vec_reset_code(struct interp *m);
-/* Copies code into code memory and returns where it runs; NULL when full. */
-vec_stub vec_code_add(struct vec_cache *vc, const uint8_t *code, unsigned n);
-/* Finds an equal op (stub code and all) or makes one. NULL when full. */
-struct vec_op *vec_op_intern(struct vec_cache *vc, const struct vec_op *op, const struct vec_buf *code);
 /* Loads the x87 state into the host; writes it back (it stays live); writes it back and drops it. */
 void vec_x87_load(struct interp *m);
 void vec_x87_save(struct interp *m);
@@ -156,42 +103,12 @@ void vec_mxcsr_set(struct interp *m, uint32_t val);
 
 /* ---- vector.c ---- */
 
-_Noreturn void vec_gate_raise(struct interp *m, const struct uop *u, enum vec_gate gate);
 /* Reached from the signal handler, with the stack of the stub that faulted. */
 _Noreturn void vec_fault(struct interp *m, const struct uop *u, unsigned trap);
 
 static inline const struct vec_op *vec_op_of(const struct uop *u)
 {
     return (const struct vec_op *)(uintptr_t)u->i.imm;
-}
-
-static inline bool vec_gate_ok(const struct interp *m, enum vec_gate gate)
-{
-    const struct cpu_state *c = &m->c;
-
-    switch (gate) {
-    case VEC_GATE_X87:
-    case VEC_GATE_MMX:
-        return !(c->cr0 & (X86_CR0_EM | X86_CR0_TS));
-    case VEC_GATE_FWAIT:
-        return (c->cr0 & (X86_CR0_MP | X86_CR0_TS)) != (X86_CR0_MP | X86_CR0_TS);
-    case VEC_GATE_SSE:
-        return !((c->cr0 & (X86_CR0_EM | X86_CR0_TS)) | (~c->cr4 & X86_CR4_OSFXSR));
-    case VEC_GATE_AVX:
-        return !((c->cr0 & X86_CR0_TS) | (~c->cr4 & X86_CR4_OSXSAVE) | (~c->xcr0 & 6) | (~c->cr0 & X86_CR0_PE) |
-                 (c->rflags & X86_FL_VM));
-    case VEC_GATE_AVX512:
-        return !((c->cr0 & X86_CR0_TS) | (~c->cr4 & X86_CR4_OSXSAVE) | (~c->xcr0 & 0xe6) | (~c->cr0 & X86_CR0_PE) |
-                 (c->rflags & X86_FL_VM));
-    case VEC_GATE_NONE:
-        break;
-    }
-    return true;
-}
-static inline void vec_gate_check(struct interp *m, const struct uop *u, enum vec_gate gate)
-{
-    if (unlikely(!vec_gate_ok(m, gate)))
-        vec_gate_raise(m, u, gate);
 }
 
 /* ---- vector_mem.c ---- */
@@ -201,13 +118,13 @@ void vec_mem_slow(struct interp *m, const struct uop *u, gva_t lin);
 uop_fn vec_mem_handler(const struct vec_op *op);
 /* #MF, if an x87 exception is pending and op looks at that. x87 state is live. */
 void vec_check_pending(struct interp *m, const struct uop *u, const struct vec_op *op);
+/* What comes before a segment's fault: a pending #MF, and alignment. */
+void vec_before_segment(struct interp *m, const struct uop *u, const struct vec_op *op);
 /* #AC where alignment checking is on. */
 void vec_check_ac(struct interp *m, const struct uop *u, gva_t lin, unsigned align);
 
-/* ---- xsave.c, x87env.c: state instructions; NULL if i is none ---- */
+/* ---- xsave.c, x87env.c ---- */
 
-uop_fn vec_pick_state(ZydisMnemonic op);
-uop_fn vec_pick_env(const struct vec_insn *d);
 /* Fills vc->comp. */
 void vec_state_init(struct interp *m);
 static inline void vec_x87_clear_ptrs(struct interp *m)

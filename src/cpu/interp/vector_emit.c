@@ -7,7 +7,7 @@
  * and address-size prefixes go. What comes out is decoded again and compared with what went in, because a slip here
  * would be a wild access in the host.
  */
-#include "cpu/interp/vector.h"
+#include "cpu/interp/vector_make.h"
 
 #include <string.h>
 

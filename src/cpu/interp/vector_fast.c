@@ -6,7 +6,7 @@
  *
  * Registers: RDI m, RSI u, R11 the TLB entry, RDX the host address; RAX and RCX are scratch. The stub keeps R11.
  */
-#include "cpu/interp/vector.h"
+#include "cpu/interp/vector_make.h"
 
 #include <string.h>
 

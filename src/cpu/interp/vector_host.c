@@ -6,7 +6,7 @@
  * the faulting pc is in the code memory of the vCPU that this thread runs. Stubs keep the stack as they got it and m
  * and u in RDI and RSI, so changing RIP and RDX in the signal frame makes the fault look like a call of vector_fault.
  */
-#include "cpu/interp/vector.h"
+#include "cpu/interp/vector_make.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -118,7 +118,7 @@ static void *map_zero(size_t len)
     return p == MAP_FAILED ? NULL : p;
 }
 
-vec_stub vec_code_add(struct vec_cache *vc, const uint8_t *code, unsigned n)
+static vec_stub code_add(struct vec_cache *vc, const uint8_t *code, unsigned n)
 {
     size_t at = (vc->used + 15) & ~(size_t)15;
     union {
@@ -173,7 +173,7 @@ struct vec_op *vec_op_intern(struct vec_cache *vc, const struct vec_op *op, cons
     o = &vc->ops[vc->nops];
     *o = *op;
     o->code_len = (uint16_t)code->n;
-    o->stub = vec_code_add(vc, code->b, code->n);
+    o->stub = code_add(vc, code->b, code->n);
     if (!o->stub)
         return NULL;
     vc->hash[h % VEC_HASH] = ++vc->nops;

@@ -4,7 +4,7 @@
  *
  * An ISA set that is not in the table is refused, so that a newer Zydis cannot let through what nobody looked at.
  */
-#include "cpu/interp/vector.h"
+#include "cpu/interp/vector_make.h"
 
 #include <string.h>
 

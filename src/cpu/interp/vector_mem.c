@@ -61,6 +61,13 @@ static void store_x87_bounced(struct interp *m, const struct uop *u, const struc
     m->vec->live = true;
 }
 
+void vec_before_segment(struct interp *m, const struct uop *u, const struct vec_op *op)
+{
+    if (op->x87)
+        vec_check_pending(m, u, op);
+    check_align(m, u, op, interp_ea_off(m, u) + m->c.seg[u->i.seg].base);
+}
+
 void vec_mem_slow(struct interp *m, const struct uop *u, gva_t lin)
 {
     uint8_t buf[BOUNCE] __attribute__((aligned(64))), *at = buf + (lin & 63);
@@ -154,6 +161,8 @@ static void each_run(struct interp *m, const struct uop *u, uint64_t need, enum 
         first += skip;
         inv = ~need;
         n = inv ? (unsigned)__builtin_ctzl(inv) : 64;
+        if ((off + first * elem) >> PAGE_SHIFT != (off + (first + n) * elem - 1) >> PAGE_SHIFT)
+            n = 1; /* one by one where a page ends */
         gva_t lin = element_lin(m, u, off + first * elem, n * elem, act != RUN_READ);
         if (act == RUN_PROBE)
             interp_probe_write(m, u, element_ctx(m), lin, n * elem);

@@ -4,7 +4,7 @@
  * pointers in it, which would be the stub's, are replaced by the guest's, and the layout by that of mode and operand
  * size. SDM Vol. 1, "Saving the x87 FPU's State with FSTENV/FNSTENV and FSAVE/FNSAVE".
  */
-#include "cpu/interp/vector.h"
+#include "cpu/interp/vector_make.h"
 
 #include <string.h>
 

@@ -6,7 +6,7 @@
  * XSAVEOPT and XSAVES write whatever is in use. Images are assembled and checked in vc->image; a store is probed in
  * full before its first byte is written, and a load takes effect only when all of it was read.
  */
-#include "cpu/interp/vector.h"
+#include "cpu/interp/vector_make.h"
 
 #include <string.h>
 
