@@ -220,7 +220,12 @@ static void do_xadd(struct cpu *c)
 static void do_inc(struct cpu *c)
 {
 #ifdef UNLOCKED /* for the test of this test */
-    __asm__ volatile("incq %0" : "+m"(ctr.inc64) : : "cc");
+    /* A wide window, in which a monitor that yields on PAUSE runs another processor: on a busy host a narrow one may
+       never be hit, because the vCPUs' threads hardly overlap. */
+    uint64_t q = *(volatile uint64_t *)&ctr.inc64;
+    for (int i = 0; i < 64; i++)
+        __asm__ volatile("pause");
+    *(volatile uint64_t *)&ctr.inc64 = q + 1;
 #else
     __asm__ volatile("lock incq %0" : "+m"(ctr.inc64) : : "cc");
 #endif
