@@ -80,18 +80,20 @@ static inline void im_done(struct im *t)
     t->v.ops->sync(&t->v, SYNC_IN);
 }
 
-static inline struct im *im_new(void)
+/* A processor on the RAM of another one, or (NULL) on RAM of its own. */
+static inline struct im *im_new_on(struct mem *mem)
 {
     struct im *t = calloc(1, sizeof(*t));
     struct cpu_state *c;
 
     x86_model_host(&t->model, 1, 1000000);
     t->v.ops = &engine_interp;
-    t->v.mem = mem_new(64UL << 20, NULL);
+    t->v.mem = mem ? mem : mem_new(64UL << 20, NULL);
     t->v.model = &t->model;
     engine_interp.create(&t->v);
     t->c = t->v.cpu;
-    im_tables(t);
+    if (!mem)
+        im_tables(t);
     c = im_edit(t);
     c->cr0 = X86_CR0_PE | X86_CR0_PG | X86_CR0_WP | X86_CR0_NE | X86_CR0_ET;
     c->cr4 = X86_CR4_PAE | X86_CR4_OSFXSR | X86_CR4_PGE;
@@ -109,6 +111,11 @@ static inline struct im *im_new(void)
     c->rflags = X86_FL_1;
     im_done(t);
     return t;
+}
+
+static inline struct im *im_new(void)
+{
+    return im_new_on(NULL);
 }
 
 static inline void im_free(struct im *t)
