@@ -10,6 +10,7 @@
 #include <string.h>
 
 enum { BOUNCE = 64 + 64 + 64 };
+#define DR6_BS (1U << 14)
 
 /* ---- plain operands ---- */
 
@@ -283,14 +284,12 @@ static void zero_above(struct interp *m, unsigned reg, unsigned len)
     memset(m->c.fpu.vec[reg] + len, 0, 64 - len);
 }
 
-/* SDM Vol. 2C, "VPGATHERDD": elements complete from the lowest. */
-static __attribute__((noinline)) void gather(struct interp *m, const struct uop *u)
+/* SDM Vol. 2C, "VPGATHERDD": elements complete from the lowest. *loaded counts them, for whoever catches a fault. */
+static void gather_elements(struct interp *m, const struct uop *u, volatile unsigned *loaded)
 {
     const struct vec_op *op = vec_op_of(u);
-    uint64_t mask;
+    uint64_t mask = vsib_mask(m, op);
 
-    vec_gate_check(m, u, op->gate);
-    mask = vsib_mask(m, op);
     for (unsigned k = 0; k < op->count; k++) {
         if (mask >> k & 1) {
             uint8_t val[8];
@@ -298,9 +297,39 @@ static __attribute__((noinline)) void gather(struct interp *m, const struct uop 
 
             interp_read(m, u, element_ctx(m), lin, val, op->elem);
             memcpy(m->c.fpu.vec[op->reg] + k * op->elem, val, op->elem);
+            ++*loaded;
         }
         vsib_done(m, op, k);
     }
+}
+
+/* Single-stepped: a fault behind an element that completed gives way to the trap, with the gather to be done again. */
+static __attribute__((noinline)) void gather_stepped(struct interp *m, const struct uop *u)
+{
+    volatile unsigned loaded = 0;
+    jmp_buf outer;
+
+    memcpy(&outer, &m->fault_jmp, sizeof(outer));
+    if (setjmp(m->fault_jmp)) {
+        memcpy(&m->fault_jmp, &outer, sizeof(outer));
+        if (loaded)
+            m->fault = (struct x86_fault){ .vector = X86_DB, .addr = DR6_BS };
+        longjmp(m->fault_jmp, 1);
+    }
+    gather_elements(m, u, &loaded);
+    memcpy(&m->fault_jmp, &outer, sizeof(outer));
+}
+
+static __attribute__((noinline)) void gather(struct interp *m, const struct uop *u)
+{
+    const struct vec_op *op = vec_op_of(u);
+    volatile unsigned loaded = 0;
+
+    vec_gate_check(m, u, op->gate);
+    if (unlikely(m->c.rflags & X86_FL_TF))
+        gather_stepped(m, u);
+    else
+        gather_elements(m, u, &loaded);
     zero_above(m, op->reg, (unsigned)op->count * op->elem);
     if (op->mask_k)
         m->c.fpu.k[op->mask] = 0;
