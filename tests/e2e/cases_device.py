@@ -79,9 +79,14 @@ def serial_terminal(b):
             carrier.ok("uname -a")
             if tty.tcgetattr(slave)[3] == before[3]:
                 raise Fail("the terminal is not in raw mode")
-            # Ctrl-C is the guest's.
-            carrier.send("sleep 1000\n")
-            carrier.send("\x03")
+            # Ctrl-C is the guest's: it ends the guest's sleep (once that has begun), not gazda.
+            carrier.shell(60)
+            carrier.send("sleep 1000; echo =''=slept=$?\n")
+            for _ in range(20):
+                carrier.pump(1)
+                carrier.send("\x03")
+                if carrier.at < len(carrier.text) and "gazda:" in carrier.text[carrier.at:].split("slept", 1)[-1]:
+                    break
             carrier.ok("true")
             carrier.send("\x01x")
             p.wait(30 * b.scale)

@@ -23,7 +23,11 @@ add("smp:32cpu", hammer, 32, 10, nightly=True)
 
 @case("smp:can-fail")
 def can_fail(b):
-    """The same guest without one LOCK prefix: it must notice."""
-    with b.start("--kernel", b.guest64("smp_hammer", "-DUNLOCKED"), "--cpus", "4", "--mem", "64M", "--debug-exit",
-                 "--append", "cpus=4 seconds=4") as m:
-        m.ends(0x21 << 1 | 1, 120)
+    """The same guest without one LOCK prefix: it must notice. On a busy host the threads may take turns so neatly that
+    nothing is lost, so it gets several chances."""
+    for _ in range(8):
+        with b.start("--kernel", b.guest64("smp_hammer", "-DUNLOCKED"), "--cpus", "4", "--mem", "64M", "--debug-exit",
+                     "--append", "cpus=4 seconds=4") as m:
+            if m.wait(120) == 0x21 << 1 | 1:
+                return
+    raise Fail("a guest that loses updates was found correct: %r" % m.text[-400:])
