@@ -279,7 +279,7 @@ static const struct engine_ops *find_engine(const char *name)
 struct insn_runner *insn_engine_new(const char *name, const struct insn_host *h)
 {
     const struct engine_ops *ops = find_engine(name);
-    struct eng *e = calloc(1, sizeof(*e));
+    struct eng *e = insn_alloc(sizeof(*e));
     struct err err = { "" };
 
     if (!ops || !e) {

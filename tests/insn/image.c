@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The memory image of the instruction tests: where its pages are mapped, what they hold, what has changed. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "insn.h"
@@ -11,6 +12,13 @@ const struct insn_map insn_maps[] = {
     { INSN_HIGH, INSN_PG_DATA, 2, INSN_W },
 };
 const unsigned insn_maps_n = ARRAY_LEN(insn_maps);
+
+void *insn_alloc(size_t size)
+{
+    void *p = aligned_alloc(64, (size + 63) & ~63UL);
+
+    return p ? memset(p, 0, size) : NULL;
+}
 
 void insn_image_fill(uint8_t *image)
 {

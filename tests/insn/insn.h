@@ -107,6 +107,9 @@ struct insn_host {
 };
 void insn_host_probe(struct insn_host *h);
 
+/* Zeroed and aligned as states want it; free() it. NULL when there is no memory. */
+void *insn_alloc(size_t size);
+
 /* The initial image, the same in each run. */
 void insn_image_fill(uint8_t *image);
 /* Compares with the pristine image, notes changed lines, and restores them. */

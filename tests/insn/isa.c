@@ -41,7 +41,7 @@ void isa_from_host(struct isa *i)
 void isa_and_model(struct isa *i)
 {
     struct x86_model m;
-    struct cpu_state *c = calloc(1, sizeof(*c));
+    struct cpu_state *c = insn_alloc(sizeof(*c));
 
     if (!c)
         abort();

@@ -288,9 +288,9 @@ static int setup(struct run *r)
     }
     if (!r->g.f[0]->n)
         r->g.pct32 = r->o.pct32 = 100;
-    r->c = calloc(BATCH, sizeof(*r->c));
-    r->ra = calloc(BATCH, sizeof(*r->ra));
-    r->rb = calloc(BATCH, sizeof(*r->rb));
+    r->c = insn_alloc(BATCH * sizeof(*r->c));
+    r->ra = insn_alloc(BATCH * sizeof(*r->ra));
+    r->rb = insn_alloc(BATCH * sizeof(*r->rb));
     return r->c && r->ra && r->rb ? 0 : 2;
 }
 
