@@ -295,13 +295,13 @@ static void copy_in(struct interp *m, const struct uop *u, struct place p, uint8
     if (p.host) {
         switch (len) { /* single accesses where the guest made one */
         case 2:
-            *(uint16_t *)buf = *(const volatile gmem16 *)p.host;
+            *(gmem16 *)buf = *(const volatile gmem16 *)p.host;
             return;
         case 4:
-            *(uint32_t *)buf = *(const volatile gmem32 *)p.host;
+            *(gmem32 *)buf = *(const volatile gmem32 *)p.host;
             return;
         case 8:
-            *(uint64_t *)buf = *(const volatile gmem64 *)p.host;
+            *(gmem64 *)buf = *(const volatile gmem64 *)p.host;
             return;
         default:
             memcpy(buf, (const void *)p.host, len);
@@ -321,13 +321,13 @@ static void copy_out(struct interp *m, const struct uop *u, struct place p, cons
     if (p.host) {
         switch (len) {
         case 2:
-            *(volatile gmem16 *)p.host = *(const uint16_t *)buf;
+            *(volatile gmem16 *)p.host = *(const gmem16 *)buf;
             break;
         case 4:
-            *(volatile gmem32 *)p.host = *(const uint32_t *)buf;
+            *(volatile gmem32 *)p.host = *(const gmem32 *)buf;
             break;
         case 8:
-            *(volatile gmem64 *)p.host = *(const uint64_t *)buf;
+            *(volatile gmem64 *)p.host = *(const gmem64 *)buf;
             break;
         default:
             memcpy((void *)p.host, buf, len);
