@@ -203,6 +203,16 @@ struct fetch {
     uint8_t bytes[RAW_MAX];
 };
 
+/* A compare and the branch on it become one step; the branch keeps its own uop behind it. */
+static void fuse_tail(struct block *b)
+{
+    if (b->n >= 2) {
+        uop_fn fn = fuse_pick(&b->u[b->n - 2].i, &b->u[b->n - 1].i);
+        if (fn)
+            b->u[b->n - 2].fn = fn;
+    }
+}
+
 /* One more line. */
 static void fetch_more(struct interp *m, struct fetch *f)
 {
@@ -354,6 +364,7 @@ static struct block *decode_block(struct interp *m, gva_t lin, gpa_t gpa, unsign
     while (add_insn(m, b, &f, &st) && b->n < BLOCK_INSNS && b->bytes < BLOCK_BYTES - 16 && !(kind & BLOCK_SINGLE))
         if (b->bytes > limit_left)
             break;
+    fuse_tail(b);
     if (!b->n && st == X86_DECODE_MORE)
         decode_cross(m, b, lin);
     else

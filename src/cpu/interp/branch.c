@@ -23,33 +23,18 @@ void branch_unlinked(struct interp *m, const struct uop *u, uint64_t target)
         m->link_slot = &branch_end(u)->link[1];
 }
 
-static inline __attribute__((always_inline)) void go(struct interp *m, const struct uop *u)
-{
-    uint64_t target = branch_target(m, u);
-    struct block *b = interp_linked(m, branch_end(u), 1);
-
-    if (b)
-        interp_enter(m, b, target);
-    else
-        branch_unlinked(m, u, target);
-}
-static inline __attribute__((always_inline)) void stay(struct interp *m, const struct uop *u)
-{
-    interp_fall_through(m, branch_end(u), interp_next_ip(m, u));
-}
-
 OP(jmp_i)
 {
-    go(m, u);
+    branch_go(m, u);
 }
 
 #define JCC(cc)                                                                                                        \
     OP(jcc_##cc)                                                                                                       \
     {                                                                                                                  \
         if (cond_##cc(m->af))                                                                                          \
-            go(m, u);                                                                                                  \
+            branch_go(m, u);                                                                                           \
         else                                                                                                           \
-            stay(m, u);                                                                                                \
+            branch_stay(m, u);                                                                                         \
     }
 COND_LIST(JCC)
 
@@ -83,9 +68,9 @@ static uint64_t count_mask(const struct uop *u)
             branch_check(m, u, branch_target(m, u));                                                                   \
         set_reg(m, X86_RCX, u->i.asz, n);                                                                              \
         if (taken)                                                                                                     \
-            go(m, u);                                                                                                  \
+            branch_go(m, u);                                                                                           \
         else                                                                                                           \
-            stay(m, u);                                                                                                \
+            branch_stay(m, u);                                                                                         \
     }
 LOOP_OP(loop, true)
 LOOP_OP(loope, cond_z(m->af))
@@ -94,12 +79,12 @@ LOOP_OP(loopne, cond_nz(m->af))
 OP(jrcxz)
 {
     if (m->c.gpr[X86_RCX] & count_mask(u))
-        stay(m, u);
+        branch_stay(m, u);
     else
-        go(m, u);
+        branch_go(m, u);
 }
 
-uop_fn branch_pick(const struct x86_insn *i)
+int branch_condition(const struct x86_insn *i)
 {
     static const uint16_t jcc[16] = {
         ZYDIS_MNEMONIC_JO, ZYDIS_MNEMONIC_JNO, ZYDIS_MNEMONIC_JB,  ZYDIS_MNEMONIC_JNB,
@@ -107,9 +92,19 @@ uop_fn branch_pick(const struct x86_insn *i)
         ZYDIS_MNEMONIC_JS, ZYDIS_MNEMONIC_JNS, ZYDIS_MNEMONIC_JP,  ZYDIS_MNEMONIC_JNP,
         ZYDIS_MNEMONIC_JL, ZYDIS_MNEMONIC_JNL, ZYDIS_MNEMONIC_JLE, ZYDIS_MNEMONIC_JNLE,
     };
+
+    for (int k = 0; k < 16; k++)
+        if (i->op == jcc[k])
+            return k;
+    return -1;
+}
+
+uop_fn branch_pick(const struct x86_insn *i)
+{
 #define FN(cc) jcc_##cc,
     static const uop_fn fn[16] = { COND_LIST(FN) };
 #undef FN
+    int cc;
 
     switch (i->op) {
     case ZYDIS_MNEMONIC_JMP:
@@ -127,8 +122,6 @@ uop_fn branch_pick(const struct x86_insn *i)
     default:
         break;
     }
-    for (unsigned k = 0; k < 16; k++)
-        if (i->op == jcc[k])
-            return fn[k];
-    return NULL;
+    cc = branch_condition(i);
+    return cc < 0 ? NULL : fn[cc];
 }

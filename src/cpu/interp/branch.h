@@ -27,4 +27,23 @@ static inline void branch_check(struct interp *m, const struct uop *u, uint64_t 
     branch_fault(m, u);
 }
 
+/* The two ways on from a direct branch, which is the last thing its handler does. */
+static inline __attribute__((always_inline)) void branch_go(struct interp *m, const struct uop *u)
+{
+    uint64_t target = branch_target(m, u);
+    struct block *b = interp_linked(m, branch_end(u), 1);
+
+    if (b)
+        interp_enter(m, b, target);
+    else
+        branch_unlinked(m, u, target);
+}
+static inline __attribute__((always_inline)) void branch_stay(struct interp *m, const struct uop *u)
+{
+    interp_fall_through(m, branch_end(u), interp_next_ip(m, u));
+}
+
+/* Condition code of a Jcc (0..15 in encoding order), or -1. */
+int branch_condition(const struct x86_insn *i);
+
 #endif

@@ -117,6 +117,9 @@ uop_fn misc_pick(const struct x86_insn *i);
 /* bits.c: the word of a bit string that BTx mem, reg is about. */
 gva_t bits_string_lin(struct interp *m, const struct uop *u, bool write);
 
+/* fuse.c: one handler for a compare and the conditional branch behind it, or NULL. */
+uop_fn fuse_pick(const struct x86_insn *compare, const struct x86_insn *branch);
+
 /* ---- leaving a block for the next one ---- */
 
 /*
