@@ -394,6 +394,49 @@ static void test_gather_restart(void **state)
     assert_int_equal(left[3], 0);
 }
 
+/* AVX-512 gathers and scatters need nothing of the host; the rest of AVX-512 cannot be shown where it is missing. */
+static void test_avx512_scatter(void **state)
+{
+    struct im *t = *state;
+    const uint64_t *dst = (const uint64_t *)t->c->fpu.vec[3];
+    uint32_t got[4];
+
+    t->model.feat_7_ebx |= 1U << 16;
+    t->model.xcr0_mask |= 0xe6;
+    im_edit(t)->xcr0 = 0xe7;
+    t->c->gpr[X86_RBX] = VM_EDGE - 16;
+    for (int32_t k = 0; k < 16; k++) {
+        int32_t index = k - 2;
+        memcpy(t->c->fpu.vec[1] + 4 * k, &index, 4);
+        memset(t->c->fpu.vec[2] + 4 * k, 0x30 + k, 4);
+    }
+    t->c->fpu.k[1] = 0x2d; /* elements 0, 2, 3 and 5; 5 lies on the second page */
+    im_done(t);
+    vm_edge_present(t, false);
+    mem_write(t->v.mem, VM_EDGE - 16, "................", 16);
+    /* vpscatterdd [rbx + zmm1 * 4 + 8]{k1}, zmm2: the displacement byte counts in elements */
+    VM_FAULT(t, X86_PF, 1, 0, "\x62\xf2\x7d\x49\xa0\x54\x8b\x02");
+    assert_int_equal(t->c->cr2, VM_EDGE + 4);
+    assert_int_equal(t->c->fpu.k[1], 0x20);
+    mem_read(t->v.mem, VM_EDGE - 16, got, 16);
+    assert_memory_equal(got, "0000....22223333", 16);
+    vm_edge_present(t, true);
+    VM_OK(t, "\x62\xf2\x7d\x49\xa0\x54\x8b\x02");
+    assert_int_equal(t->c->fpu.k[1], 0);
+    /* vpgatherqq zmm3{k2}, [rbx + zmm1 * 8] */
+    im_edit(t);
+    for (uint64_t k = 0; k < 8; k++)
+        memcpy(t->c->fpu.vec[1] + 8 * k, &k, 8);
+    memset(t->c->fpu.vec[3], 0x11, 64);
+    t->c->fpu.k[2] = 0x81;
+    im_done(t);
+    VM_OK(t, "\x62\xf2\xfd\x4a\x91\x1c\xcb");
+    assert_int_equal(dst[0], im_get64(t, VM_EDGE - 16));
+    assert_int_equal(dst[1], 0x1111111111111111);
+    assert_int_equal(dst[7], im_get64(t, VM_EDGE - 16 + 56));
+    assert_int_equal(t->c->fpu.k[2], 0);
+}
+
 static void test_maskmov(void **state)
 {
     struct im *t = *state;
@@ -550,16 +593,27 @@ static void test_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_results),        TEST(test_general_registers),
-        TEST(test_flags),          TEST(test_implicit_registers),
-        TEST(test_vex_clears),     TEST(test_alignment),
-        TEST(test_page_crossing),  TEST(test_simd_exception),
-        TEST(test_x87_exception),  TEST(test_x87_without_ne),
-        TEST(test_gates),          TEST(test_model),
-        TEST(test_masked_edge),    TEST(test_gather_restart),
-        TEST(test_maskmov),        TEST(test_mmio),
-        TEST(test_self_modifying), TEST(test_code_memory_full),
-        TEST(test_host_clean),     TEST(test_threads),
+        TEST(test_results),
+        TEST(test_general_registers),
+        TEST(test_flags),
+        TEST(test_implicit_registers),
+        TEST(test_vex_clears),
+        TEST(test_alignment),
+        TEST(test_page_crossing),
+        TEST(test_simd_exception),
+        TEST(test_x87_exception),
+        TEST(test_x87_without_ne),
+        TEST(test_gates),
+        TEST(test_model),
+        TEST(test_masked_edge),
+        TEST(test_gather_restart),
+        TEST(test_avx512_scatter),
+        TEST(test_maskmov),
+        TEST(test_mmio),
+        TEST(test_self_modifying),
+        TEST(test_code_memory_full),
+        TEST(test_host_clean),
+        TEST(test_threads),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

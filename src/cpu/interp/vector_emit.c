@@ -175,6 +175,8 @@ static bool add_reg(struct recipe *r, const struct vec_insn *d, const ZydisDecod
             r->k_ld |= (uint8_t)(1 << id);
         if (write)
             r->k_st |= (uint8_t)(1 << id);
+        if (write && (d->i.mnemonic == ZYDIS_MNEMONIC_VP2INTERSECTD || d->i.mnemonic == ZYDIS_MNEMONIC_VP2INTERSECTQ))
+            r->k_st |= (uint8_t)(3 << (id & ~1)); /* a pair, of which one is named */
         return true;
     case ZYDIS_REGCLASS_SEGMENT:
     case ZYDIS_REGCLASS_TMM:
