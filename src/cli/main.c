@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* gazda: a virtual machine monitor. Dispatch to the subcommands. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 
@@ -17,8 +19,20 @@ static int print_version(void)
     return STATUS_OK;
 }
 
+/* Otherwise the first files we open (guest memory, a disk) become stdin and stdout, and are used as such. */
+static void fill_std_fds(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 int main(int argc, char **argv)
 {
+    fill_std_fds();
     if (argc < 2) {
         cli_help(0, NULL);
         return STATUS_ERROR;
