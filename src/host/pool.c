@@ -47,12 +47,18 @@ static void *worker(void *arg)
     return NULL;
 }
 
-/* Workers take no signals: the process's handlers belong to its other threads. Lock held. */
+/* Workers take no signals but those of their own faults: the others belong to the process's other threads. Lock held.
+ */
 static void add_thread(struct pool *p)
 {
     sigset_t all, old;
     pthread_attr_t a;
     sigfillset(&all);
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGILL);
+    sigdelset(&all, SIGFPE);
+    sigdelset(&all, SIGABRT);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     pthread_attr_init(&a);
     pthread_attr_setstacksize(&a, 256 * 1024);

@@ -12,6 +12,8 @@
 #include "base/log.h"
 #include "state/state.h"
 
+enum { COMPLAINTS_MAX = 5 };
+
 static void run_service(struct pool_job *j);
 
 void virtio_init(struct virtio_dev *v, const struct virtio_ops *ops, const struct virtio_env *env, uint64_t features)
@@ -103,7 +105,8 @@ void virtio_needs_reset(struct virtio_dev *v, const char *why)
 {
     if (v->status & VIRTIO_NEEDS_RESET)
         return;
-    log_warn("%s: the guest's driver broke a rule (%s); the device waits for its reset", v->ops->name, why);
+    if (v->complaints++ < COMPLAINTS_MAX) /* a guest must not fill the host's log */
+        log_warn("%s: the guest's driver broke a rule (%s); the device waits for its reset", v->ops->name, why);
     v->status |= VIRTIO_NEEDS_RESET;
     if (v->status & VIRTIO_DRIVER_OK)
         interrupt(v, VIRTIO_ISR_CONFIG);

@@ -71,6 +71,7 @@ struct virtio_dev {
     uint8_t status, isr;
     uint32_t config_gen;
     uint32_t sel_device, sel_driver, sel_queue, sel_shm; /* the transport's */
+    unsigned complaints;                                 /* in the log, over the device's life */
     bool resetting;
     unsigned busy; /* queued services and requests in flight */
     pthread_cond_t idle;
