@@ -18,7 +18,7 @@
 enum { BATCH = 256 };
 
 struct opts {
-    const char *engine, *only, *isa, *bytes;
+    const char *argv0, *engine, *only, *isa, *bytes;
     uint64_t count, seed;
     unsigned seconds, max_fail, pct32, pct_fuzz, pct_block;
     bool verbose, mode32_only;
@@ -59,7 +59,7 @@ static bool keep_form(void *arg, const struct form *fm, const ZydisDecodedInstru
 
 static void repro(const struct run *r, const struct insn_case *c)
 {
-    printf("  again: insn_diff --engine %s --seed %#" PRIx64 " --count 1", r->o.engine, c->seed);
+    printf("  again: %s --engine %s --seed %#" PRIx64 " --count 1", r->o.argv0, r->o.engine, c->seed);
     if (r->o.only)
         printf(" --only %s", r->o.only);
     if (r->o.isa)
@@ -252,6 +252,12 @@ static void summary(const struct run *r)
     printf("\ninsn_diff: engine %s, seed %#" PRIx64 ": %" PRIu64 " cases (%" PRIu64 " raw fuzz, %" PRIu64
            " blocks), %" PRIu64 " equal, %" PRIu64 " different, %" PRIu64 " lost, %" PRIu64 " system calls\n",
            r->o.engine, r->o.seed, t->ran, r->g.fuzz, r->g.blocks, t->equal, t->failed, t->lost, t->syscalls);
+    /* for tools/testrun */
+    printf("%sok 1 - %" PRIu64 " random cases on the host CPU and in %s\n", t->failed ? "not " : "", t->ran,
+           r->o.engine);
+    printf("%sok 2 - hardly a case was lost\n", t->lost > t->ran / 200 ? "not " : "");
+    printf("ok 3 - 32-bit code%s%s\n", r->a->no32 ? " # SKIP " : "", r->a->no32 ? r->a->no32 : "");
+    printf("ok 4 - FS and GS%s\n", r->host.fsgsbase ? "" : " # SKIP this kernel has no FSGSBASE");
 }
 
 static int setup(struct run *r)
@@ -265,10 +271,6 @@ static int setup(struct run *r)
     r->b = !strcmp(r->o.engine, "host") ? insn_host_new(&r->host) : insn_engine_new(r->o.engine, &r->host);
     if (!r->a || !r->b)
         return 2;
-    if (!r->host.fsgsbase)
-        printf("skipped: FS and GS operands: this kernel has no FSGSBASE\n");
-    if (r->a->no32)
-        printf("skipped: 32-bit code: %s\n", r->a->no32);
     r->g.isa = &r->isa;
     r->g.host = &r->host;
     r->g.pct32 = r->o.pct32;
@@ -389,9 +391,13 @@ int main(int argc, char **argv)
 {
     static struct run r;
 
-    r.o = (struct opts){
-        .engine = "interp", .count = 60000, .max_fail = 10, .pct32 = 20, .pct_fuzz = 8, .pct_block = 20
-    };
+    r.o = (struct opts){ .argv0 = argv[0],
+                         .engine = "interp",
+                         .count = 60000,
+                         .max_fail = 10,
+                         .pct32 = 20,
+                         .pct_fuzz = 8,
+                         .pct_block = 20 };
     if (getrandom(&r.o.seed, sizeof(r.o.seed), 0) != sizeof(r.o.seed))
         r.o.seed = (uint64_t)time(NULL);
     r.o.seed &= 0xffffffffffff;
@@ -407,5 +413,5 @@ int main(int argc, char **argv)
     if (!err)
         summary(&r);
     teardown(&r);
-    return err ? err : r.t.failed != 0;
+    return err ? err : r.t.failed != 0 || r.t.lost > r.t.ran / 200;
 }
