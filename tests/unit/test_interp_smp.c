@@ -5,10 +5,11 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #include <pthread.h>
+#include <sched.h>
 
 #include "interp_machine.h"
 
-enum { CPUS = 4, ROUNDS = 20000 };
+enum { CPUS = 4, ROUNDS = 20000, HANDOVERS = 500 };
 
 struct smp {
     struct im *cpu[CPUS];
@@ -19,12 +20,12 @@ static void *run_one(void *arg)
     struct im *t = arg;
 
     while (im_run(t) == EXIT_PAUSE)
-        ;
+        sched_yield();
     return NULL;
 }
 
-/* All processors run the code at IM_CODE with rbx = addr, rcx = ROUNDS, each on a stack of its own. */
-static void run_all(struct smp *s, const void *code, size_t len, uint64_t addr)
+/* All processors run the code at IM_CODE with rbx = addr, rcx = rounds, each on a stack of its own. */
+static void run_all(struct smp *s, const char *code, size_t len, uint64_t addr, unsigned rounds)
 {
     pthread_t th[CPUS];
 
@@ -34,7 +35,7 @@ static void run_all(struct smp *s, const void *code, size_t len, uint64_t addr)
 
         c->rip = IM_CODE;
         c->gpr[X86_RBX] = addr;
-        c->gpr[X86_RCX] = ROUNDS;
+        c->gpr[X86_RCX] = rounds;
         c->gpr[X86_RSP] = IM_STACK + 0x1000 * k;
         im_done(s->cpu[k]);
     }
@@ -47,7 +48,7 @@ static void run_all(struct smp *s, const void *code, size_t len, uint64_t addr)
         assert_int_equal(im_vector(s->cpu[k]), -1);
     }
 }
-#define RUN_ALL(s, bytes, addr) run_all((s), (bytes), sizeof(bytes) - 1, (addr))
+#define RUN_ALL(s, bytes, addr) run_all((s), (bytes), sizeof(bytes) - 1, (addr), ROUNDS)
 
 static int set_up(void **state)
 {
@@ -103,18 +104,19 @@ static void test_cmpxchg16b(void **state)
     assert_int_equal(im_get64(((struct smp *)*state)->cpu[0], IM_DATA + 8), 2 * CPUS * ROUNDS);
 }
 
-/* A ticket lock around a plain increment. */
+/* A ticket lock around a plain increment; few rounds, for every hand-over waits for one certain thread. */
 static void test_ticket_lock(void **state)
 {
     /*
      * l: mov eax, 1; lock xadd [rbx], eax; w: cmp eax, [rbx+4]; je g; pause; jmp w;
      * g: inc qword [rbx+8]; inc dword [rbx+4]; dec rcx; jnz l; hlt
      */
-    RUN_ALL(*state,
-            "\xb8\x01\0\0\0\xf0\x0f\xc1\x03\x3b\x43\x04\x74\x04\xf3\x90\xeb\xf7\x48\xff\x43\x08\xff\x43\x04\x48\xff\xc9"
-            "\x75\xe2\xf4",
-            IM_DATA);
-    assert_int_equal(im_get64(((struct smp *)*state)->cpu[0], IM_DATA + 8), CPUS * ROUNDS);
+    static const char code[] =
+        "\xb8\x01\0\0\0\xf0\x0f\xc1\x03\x3b\x43\x04\x74\x04\xf3\x90\xeb\xf7\x48\xff\x43\x08\xff\x43\x04\x48\xff\xc9"
+        "\x75\xe2\xf4";
+
+    run_all(*state, code, sizeof(code) - 1, IM_DATA, HANDOVERS);
+    assert_int_equal(im_get64(((struct smp *)*state)->cpu[0], IM_DATA + 8), CPUS * HANDOVERS);
 }
 
 /*
@@ -139,7 +141,7 @@ static void test_cross_modified(void **state)
         struct cpu_state *c = im_edit(s->cpu[k]);
 
         c->rip = IM_CODE + 0x1000 * k;
-        c->gpr[X86_RCX] = ROUNDS;
+        c->gpr[X86_RCX] = 4 * HANDOVERS;
         c->gpr[X86_RDI] = fn;
         c->gpr[X86_RSI] = flag;
         c->gpr[X86_RDX] = ack;
