@@ -11,7 +11,8 @@
 /* A descriptor of base 0, limit 0xfffff pages. */
 static uint64_t desc(unsigned type, unsigned dpl, bool s, bool present)
 {
-    return 0x00c0000000000000UL | 0x000f00000000ffffUL | (uint64_t)(type | s << 4 | dpl << 5 | present << 7) << 40;
+    return 0x00c0000000000000UL | 0x000f00000000ffffUL |
+           (uint64_t)(type | (unsigned)s << 4 | dpl << 5 | (unsigned)present << 7) << 40;
 }
 
 enum { DATA_RO = 0, DATA_RW = 2, DATA_DOWN = 6, CODE_X = 8, CODE_XR = 10, CODE_CONF = 14 };
