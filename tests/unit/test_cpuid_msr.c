@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <cpuid.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "x86/msr.h"
@@ -17,8 +18,10 @@ struct cpu {
 
 static int setup(void **state)
 {
-    struct cpu *p = test_calloc(1, sizeof(*p));
+    struct cpu *p = aligned_alloc(64, sizeof(*p)); /* as the vector registers want */
 
+    assert_non_null(p);
+    memset(p, 0, sizeof(*p));
     x86_cpu_reset(&p->c);
     x86_model_host(&p->m, 4, 2500000);
     *state = p;
@@ -27,7 +30,7 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-    test_free(*state);
+    free(*state);
     return 0;
 }
 

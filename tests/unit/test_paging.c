@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "x86/paging.h"
@@ -436,13 +437,13 @@ static void pdptes(void **state)
 
 static int setup(void **state)
 {
-    *state = test_malloc(sizeof(struct world));
-    return 0;
+    *state = aligned_alloc(64, sizeof(struct world)); /* as the vector registers want */
+    return *state ? 0 : -1;
 }
 
 static int teardown(void **state)
 {
-    test_free(*state);
+    free(*state);
     return 0;
 }
 

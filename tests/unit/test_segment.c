@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "x86/segment.h"
 
@@ -57,10 +59,12 @@ static void limits(void **state)
 
 static void locating(void **state)
 {
-    struct cpu_state *c = test_calloc(1, sizeof(*c));
+    struct cpu_state *c = aligned_alloc(64, sizeof(*c));
     gva_t addr;
 
     (void)state;
+    assert_non_null(c);
+    memset(c, 0, sizeof(*c));
     c->gdtr = (struct x86_dtable){ .base = 0x1000, .limit = 0x1f };
     c->ldtr.attr = X86_SEG_UNUSABLE;
     assert_true(x86_desc_locate(c, 0x1b, 8, &addr));
@@ -72,7 +76,7 @@ static void locating(void **state)
     assert_true(x86_desc_locate(c, 0x4, 8, &addr));
     assert_int_equal(addr, 0x5000);
     assert_false(x86_desc_locate(c, 0xc, 8, &addr)); /* one byte short */
-    test_free(c);
+    free(c);
 }
 
 static void data_loads(void **state)
