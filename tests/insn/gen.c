@@ -47,7 +47,8 @@ static struct form *pick_form(struct forms *f, struct rng *r, uint64_t seed)
 
 /*
  * Bytes that Zydis does not know. Not tested: hint NOPs that MPX has taken (they run, and so do the bytes after them),
- * LOCK MOV CR (AMD's way to CR8), and so many prefixes that the length limit may be found before the bad opcode.
+ * LOCK MOV CR (AMD's way to CR8), LOCK VERW and its group (AMD reads the operand before #UD), and so many prefixes that
+ * the length limit may be found before the bad opcode.
  */
 static bool unknown_ok(const uint8_t *b)
 {
@@ -57,6 +58,8 @@ static bool unknown_ok(const uint8_t *b)
     while (memchr(pre, b[n], sizeof(pre)) || (b[n] & 0xf0) == 0x40)
         if (++n > 4)
             return false;
+    if (b[n] == 0x0f && b[n + 1] <= 1 && memchr(b, 0xf0, n))
+        return false;
     return b[n] != 0x0f || ((b[n + 1] & 0xfe) != 0x1a && (b[n + 1] & 0xfc) != 0x20);
 }
 

@@ -123,10 +123,13 @@ static void solve_mem(struct gen_insn *i, const ZydisDecodedOperandMem *m, uint6
     bool has_disp = m->disp.has_displacement && i->z.raw.disp.size;
     uint64_t d = has_disp ? (uint64_t)m->disp.value : 0;
 
-    if (m->segment == ZYDIS_REGISTER_FS)
-        t -= i->c->in.fs_base;
-    if (m->segment == ZYDIS_REGISTER_GS)
-        t -= i->c->in.gs_base;
+    if (m->segment == ZYDIS_REGISTER_FS || m->segment == ZYDIS_REGISTER_GS) {
+        uint64_t seg = m->segment == ZYDIS_REGISTER_FS ? i->c->in.fs_base : i->c->in.gs_base;
+
+        if (aw == 32 && t < seg && t >= INSN_DATA) /* the offset cannot be negative */
+            t += PAGE_SIZE;
+        t -= seg;
+    }
     if (m->base == ZYDIS_REGISTER_RIP || m->base == ZYDIS_REGISTER_EIP) {
         disp_set(i, t - (i->ip + i->z.length));
     } else if (base < 0 && index < 0) {
