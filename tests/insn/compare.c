@@ -173,7 +173,7 @@ bool insn_equal(const struct insn_compare *o, const struct insn_case *c, const s
     cmp(&d, "rip", a->out.rip, b->out.rip);
     unsigned part = a->out.rip == c->in.rip ? partial(c) : 0;
 
-    if (!(part & PARTIAL_MEM) || ((a->cr2 ^ b->cr2) & PAGE_MASK)) /* which of the items on the page came first */
+    if (!(part & PARTIAL_MEM) || a->cr2 - b->cr2 + 512 > 1024) /* which of the items came first */
         cmp(&d, "cr2", a->cr2, b->cr2);
     for (unsigned i = 0; i < (c->mode32 ? 8U : 16U) && !(part & PARTIAL_GPR); i++) {
         /* upper halves are undefined in and after compatibility mode; in fact only that of RSP changes */

@@ -80,10 +80,9 @@ static uint64_t pick_target(struct gen_insn *i, unsigned size, unsigned aw)
     if (p < 97)
         return rng_pct(r, 50) ? INSN_CODE + rng_below(r, 0x2000) : INSN_DATA + 0x2000 + rng_below(r, 0x1000);
     t = rng_int(r);
-    if (size > 32) /* which of its items wraps or faults first differs */
+    if (size > 32 || (size & (size - 1))) /* several items: which of them wraps or faults first differs */
         t &= ~0xfffUL;
-    if (p < 99 && aw == 64 && size <= 32 &&
-        size != 10) /* around the end of the canonical addresses, and of the address space */
+    else if (p < 99 && aw == 64) /* around the end of the canonical addresses, and of the address space */
         t = (rng_pct(r, 50) ? 0x800000000000 : 0) - rng_below(r, size + 9);
     return t;
 }
@@ -587,6 +586,8 @@ void gen_solve(struct gen_insn *i)
         return;
     solve_special_pre(i);
     gen_decode(i);
+    if (i->c->mode32 && (i->z.attributes & ZYDIS_ATTRIB_HAS_SEGMENT_CS)) /* #GP of writing to it, or #AC? */
+        i->c->in.rflags &= ~(uint64_t)X86_FL_AC;
     solve_count(i);
     solve_memory(i);
     if (is_far(i))
