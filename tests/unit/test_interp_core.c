@@ -566,6 +566,38 @@ static void test_legacy_modes(void **state)
     assert_int_equal(t->c->rip, 0x201);
 }
 
+/* Alignment checking at CPL 3: locked instructions still work on the shared page. */
+static void test_alignment_check(void **state)
+{
+    struct im *t = *state;
+    struct cpu_state *c;
+
+    im_put64(t, 0x1000, 0x2007);
+    im_put64(t, 0x2000, 0x10007);
+    im_put64(t, 0x10000, IM_PT | 7);
+    for (uint64_t k = IM_CODE >> 12; k < 512; k++)
+        im_put64(t, IM_PT + k * 8, k << 12 | 7);
+    im_put64(t, 0xc000 + 4, IM_STACK); /* RSP0 */
+    c = im_edit(t);
+    c->tr = (struct x86_seg){ .base = 0xc000, .limit = 0x67, .sel = 40, .attr = 11 | X86_SEG_P };
+    c->cpl = 3;
+    for (unsigned s = 0; s < X86_SEG_NONE; s++) {
+        c->seg[s].attr |= X86_SEG_DPL;
+        c->seg[s].sel |= 3;
+    }
+    c->cr0 |= X86_CR0_AM;
+    c->rflags |= X86_FL_AC;
+    c->gpr[X86_RBX] = IM_DATA;
+    im_done(t);
+    /* lock inc qword [rbx]; mov rax, [rbx]; xchg [rbx], rax; lock inc qword [rbx+1] */
+    assert_int_equal(IM_EXEC(t, "\xf0\x48\xff\x03\x48\x8b\x03\x48\x87\x03\xf0\x48\xff\x43\x01"), EXIT_HLT);
+    assert_int_equal(im_vector(t), X86_AC);
+    assert_int_equal(im_frame(t, 0), 0);
+    assert_int_equal(im_frame(t, 1), IM_CODE + 10);
+    assert_int_equal(t->c->gpr[X86_RAX], 1);
+    assert_int_equal(im_get64(t, IM_DATA), 1);
+}
+
 static void test_bit_strings(void **state)
 {
     struct im *t = *state;
@@ -594,7 +626,7 @@ int main(void)
         TEST(test_points),      TEST(test_guest_debug),          TEST(test_kick),
         TEST(test_irq_window),  TEST(test_nmi_window),           TEST(test_cache_pressure),
         TEST(test_string_runs), TEST(test_string_fault),         TEST(test_legacy_modes),
-        TEST(test_step_hlt),    TEST(test_bit_strings),
+        TEST(test_step_hlt),    TEST(test_alignment_check),      TEST(test_bit_strings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

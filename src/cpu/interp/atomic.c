@@ -25,6 +25,31 @@ struct locked {
     uint8_t copy[16] __attribute__((aligned(16)));
 };
 
+/*
+ * Under alignment checking no host pointers are given out, for every access must be looked at. A locked operand has
+ * been by then, so these take the pointers of plain user accesses.
+ */
+static void *host_of(struct interp *m, const struct uop *u, gva_t lin, unsigned len, bool write)
+{
+    void *p;
+
+    if (likely(m->ctx != TLB_USER_AC))
+        return interp_host(m, u, lin, len, write);
+    m->ctx = TLB_USER;
+    m->tlb = m->tlbs[TLB_USER];
+    p = interp_host(m, u, lin, len, write); /* a fault's delivery sets ctx anew */
+    m->ctx = TLB_USER_AC;
+    m->tlb = m->tlbs[TLB_USER_AC];
+    return p;
+}
+static void host_stored(struct interp *m, gva_t lin, unsigned len)
+{
+    const struct tlb_entry *e = &m->tlbs[m->ctx == TLB_USER_AC ? TLB_USER : m->ctx][(lin >> PAGE_SHIFT) % TLB_SIZE];
+
+    if (unlikely(*e->fflags))
+        interp_code_hit(m, lin, len, e);
+}
+
 /* Returns where the host's instruction shall work. Raises every fault a write would. */
 static void *begin(struct interp *m, const struct uop *u, struct locked *l, gva_t lin, unsigned size)
 {
@@ -35,7 +60,7 @@ static void *begin(struct interp *m, const struct uop *u, struct locked *l, gva_
     if (likely((lin & 63) + size <= 64)) {
         if (m->ctx == TLB_USER_AC)
             interp_probe_write(m, u, m->ctx, lin, size); /* alignment */
-        p = interp_host(m, u, lin, size, true);
+        p = host_of(m, u, lin, size, true);
         if (likely(p != NULL)) {
             l->kind = DIRECT;
             return p;
@@ -45,8 +70,8 @@ static void *begin(struct interp *m, const struct uop *u, struct locked *l, gva_
     l->first = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK));
     if (l->first > size)
         l->first = size;
-    l->part[0] = interp_host(m, u, lin, l->first, true);
-    l->part[1] = l->first < size ? interp_host(m, u, lin + l->first, size - l->first, true) : NULL;
+    l->part[0] = host_of(m, u, lin, l->first, true);
+    l->part[1] = l->first < size ? host_of(m, u, lin + l->first, size - l->first, true) : NULL;
     if (l->part[0] && (l->part[1] || l->first == size)) {
         l->kind = SPLIT;
         pthread_mutex_lock(&split_lock);
@@ -64,16 +89,16 @@ static void end(struct interp *m, const struct uop *u, struct locked *l)
 {
     switch (l->kind) {
     case DIRECT:
-        interp_host_stored(m, l->lin, l->size);
+        host_stored(m, l->lin, l->size);
         break;
     case SPLIT:
         memcpy(l->part[0], l->copy, l->first);
         if (l->part[1])
             memcpy(l->part[1], l->copy + l->first, l->size - l->first);
         pthread_mutex_unlock(&split_lock);
-        interp_host_stored(m, l->lin, l->first);
+        host_stored(m, l->lin, l->first);
         if (l->part[1])
-            interp_host_stored(m, l->lin + l->first, l->size - l->first);
+            host_stored(m, l->lin + l->first, l->size - l->first);
         break;
     case DEVICE:
         interp_write(m, u, m->ctx, l->lin, l->copy, l->size);
