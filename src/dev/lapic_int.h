@@ -52,7 +52,8 @@ enum {
 };
 enum { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_TSC_DEADLINE };
 
-enum { SVR_ENABLED = 1 << 8, SVR_NO_EOI_BROADCAST = 1 << 12, SVR_BITS = 0x11ff };
+/* Bit 9, focus checking, does nothing on current processors; 32-bit guests set it. */
+enum { SVR_ENABLED = 1 << 8, SVR_NO_EOI_BROADCAST = 1 << 12, SVR_BITS = 0x13ff };
 enum { ESR_SEND_VECTOR = 1 << 5, ESR_RECV_VECTOR = 1 << 6, ESR_REGISTER = 1 << 7 };
 #define APIC_BASE_BSP (1UL << 8)
 #define APIC_BASE_EXTD (1UL << 10)

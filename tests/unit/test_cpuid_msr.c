@@ -139,6 +139,21 @@ static void xsave_sizes(void **state)
     assert_true(leaf(p, 1, 0).ecx & 1 << 27);
 }
 
+/* SDM Vol. 3A, "Enabling or Disabling the Local APIC": globally disabled, it is gone from CPUID. */
+static void apic_off(void **state)
+{
+    struct cpu *p = *state;
+
+    assert_true(leaf(p, 1, 0).edx & 1 << 9);
+    p->c.apic_off = true;
+    assert_false(leaf(p, 1, 0).edx & 1 << 9);
+    assert_false(leaf(p, 0x80000001, 0).edx & 1 << 9);
+    x86_cpu_init(&p->c);
+    assert_true(p->c.apic_off);
+    x86_cpu_reset(&p->c);
+    assert_false(p->c.apic_off);
+}
+
 static void cr4_follows_cpuid(void **state)
 {
     struct cpu *p = *state;
@@ -299,6 +314,7 @@ int main(void)
         TEST(topology),
         TEST(ranges),
         TEST(xsave_sizes),
+        TEST(apic_off),
         TEST(cr4_follows_cpuid),
         TEST(efer),
         TEST(value_checks),

@@ -393,6 +393,9 @@ static void test_x2apic(void **state)
     assert_int_equal(wrmsr(r, 0, 0x828, 1), -1);
     assert_int_equal(wrmsr(r, 0, 0x808, 0x100), -1);
     assert_int_equal(wrmsr(r, 0, 0x808, 1UL << 32), -1);
+    assert_int_equal(wrmsr(r, 0, 0x80f, 0x3ff), 0);
+    assert_int_equal(wrmsr(r, 0, 0x80f, 0x5ff), -1);
+    assert_int_equal(wrmsr(r, 0, 0x80f, 0x1ff), 0);
     assert_int_equal(wrmsr(r, 0, 0x830, 1 << 20), -1);
     assert_int_equal(wrmsr(r, 0, 0x832, 1 << 20), -1);
     /* Physical, logical cluster, broadcast, self. */
