@@ -399,6 +399,16 @@ static void test_multiboot(void **st)
     assert_int_equal(boot_fixture_peek(f, at, 7), 0x21646e6f636573);
     mem_read(f->mem, boot_fixture_peek(f, mods + 24, 4), text, strlen(f->initrd[1]) + 1);
     assert_string_equal(text, f->initrd[1]);
+    /* A module's string may carry arguments behind the file name. */
+    static char args[5000];
+    const char *plain = f->initrd[1];
+    snprintf(args, sizeof(args), "%s x=y z", plain);
+    f->initrd[1] = args;
+    assert_int_equal(boot_fixture_load(f), 0);
+    mem_read(f->mem, boot_fixture_peek(f, mods + 24, 4), text, strlen(args) + 1);
+    assert_string_equal(text, args);
+    assert_int_equal(boot_fixture_peek(f, at, 7), 0x21646e6f636573);
+    f->initrd[1] = plain;
     assert_int_equal(boot_fixture_peek(f, mbi + 44, 4), 4 * 24);
     gpa_t map = boot_fixture_peek(f, mbi + 48, 4);
     assert_int_equal(boot_fixture_peek(f, map, 4), 20);

@@ -88,6 +88,28 @@ static int mb_load_elf(struct boot *b, gpa_t *entry, struct err *e)
     return r;
 }
 
+/*
+ * "FILE ARGUMENT..." names a file and is the module's whole string, as with GRUB and QEMU, unless a file has that very
+ * name. Returns the length of the path.
+ */
+static size_t mb_path_len(const char *text)
+{
+    const char *space = strchr(text, ' ');
+    return space && access(text, F_OK) < 0 ? (size_t)(space - text) : strlen(text);
+}
+
+static int mb_module_open(struct boot *b, const char *text, struct boot_file *f, struct err *e)
+{
+    char *path = strndup(text, mb_path_len(text));
+    if (!path)
+        return err_set(e, ENOMEM, "no memory to read module '%.200s'", text);
+    f->path = path;
+    int r = boot_file_open(f, "module", mem_low_end(b->mem), e);
+    f->path = text; /* for messages */
+    free(path);
+    return r;
+}
+
 /* Loads the modules downwards from the end of low RAM, page-aligned, and writes their list and strings. */
 static int mb_modules(struct boot *b, struct err *e)
 {
@@ -100,8 +122,8 @@ static int mb_modules(struct boot *b, struct err *e)
         size_t n = strlen(path) + 1;
         if (n > LAYOUT_CMDLINE + LAYOUT_CMDLINE_LEN - str)
             return err_set(e, EINVAL, "the names of the modules are too long");
-        struct boot_file f = { .path = path };
-        int r = boot_file_open(&f, "module", mem_low_end(b->mem), e);
+        struct boot_file f;
+        int r = mb_module_open(b, path, &f, e);
         if (r < 0)
             return r;
         gpa_t at = boot_find_high(b, f.len, MEM_GAP_START);
