@@ -285,7 +285,7 @@ void interp_deliver(struct interp *m, enum event_kind kind, struct x86_fault f, 
     m->deliv.kind = (uint8_t)kind;
     if (kind == EVENT_EXTERNAL)
         m->v->stats.intr++;
-    else
+    else if (kind != EVENT_SOFTWARE || f.vector == X86_BP || f.vector == X86_OF) /* INT n is no fault */
         m->v->stats.faults[f.vector & 31]++;
     if (kind == EVENT_EXCEPTION && f.vector == X86_DB)
         debug_status(c, f.addr);
