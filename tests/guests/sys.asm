@@ -15,7 +15,7 @@ PORT_IRQ        equ 0xf5        ; interrupt request, vector in al
 PORT_NMI        equ 0xf6
 PORT_ECHO       equ 0xf8        ; reads back what was written
 CHECKS          equ 0x0f00      ; dword: checks made
-WHAT            equ 0x0f04      ; byte from the harness: which ending (0 normal, 1 triple fault)
+WHAT            equ 0x0f04      ; byte from the harness: 0 all, 1 all and a triple fault, 2 without interrupts
 VENDOR_AMD      equ 0x0f05      ; byte from the harness
 FAILMAP         equ 0x0800      ; 0x700 bytes: 14336 lines
 
