@@ -184,6 +184,14 @@ static void check_canonical(struct interp *m, const struct uop *u, gva_t lin, un
         interp_raise_vec(m, u, u && from_stack(m, u, lin) ? X86_SS : X86_GP, 0);
 }
 
+static void check_bounds(struct interp *m, const struct uop *u, gva_t lin, unsigned len)
+{
+    if (x86_long_mode(&m->c))
+        check_canonical(m, u, lin, len);
+    if (unlikely(lin <= 0xffffffff && lin + len - 1 > 0xffffffff) && u && m->mode == X86_MODE_32 && wrap_is_fault(u))
+        interp_raise_vec(m, u, from_stack(m, u, lin) ? X86_SS : X86_GP, 0);
+}
+
 static bool watched(const struct interp *m, gva_t page)
 {
     for (unsigned k = 0; k < m->watch.n; k++)
@@ -277,10 +285,7 @@ static unsigned split(struct interp *m, const struct uop *u, enum tlb_ctx ctx, g
 {
     unsigned first = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK));
 
-    if (x86_long_mode(&m->c))
-        check_canonical(m, u, lin, len);
-    if (unlikely(lin <= 0xffffffff && lin + len - 1 > 0xffffffff) && u && m->mode == X86_MODE_32 && wrap_is_fault(u))
-        interp_raise_vec(m, u, from_stack(m, u, lin) ? X86_SS : X86_GP, 0);
+    check_bounds(m, u, lin, len);
     if (m->watch.n)
         watch_access(m, lin, len, write);
     p[0] = translate(m, u, ctx, lin, write);
@@ -352,8 +357,7 @@ static void check_align(struct interp *m, const struct uop *u, gva_t lin, unsign
 {
     if (m->ctx != TLB_USER_AC || !(lin & (size - 1)))
         return;
-    if (x86_long_mode(&m->c))
-        check_canonical(m, u, lin, size);
+    check_bounds(m, u, lin, size); /* #GP comes before #AC */
     interp_raise_vec(m, u, X86_AC, 0);
 }
 
