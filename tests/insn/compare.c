@@ -169,10 +169,14 @@ bool insn_equal(const struct insn_compare *o, const struct insn_case *c, const s
         ea |= X86_PF_P;
         eb |= X86_PF_P;
     }
-    cmp(&d, "error", ea, eb);
     cmp(&d, "rip", a->out.rip, b->out.rip);
     unsigned part = a->out.rip == c->in.rip ? partial(c) : 0;
 
+    if (a->vector == X86_PF && (part & PARTIAL_MEM)) { /* one item lies on a page, another on a missing one */
+        ea |= X86_PF_P;
+        eb |= X86_PF_P;
+    }
+    cmp(&d, "error", ea, eb);
     if (!(part & PARTIAL_MEM) || a->cr2 - b->cr2 + 512 > 1024) /* which of the items came first */
         cmp(&d, "cr2", a->cr2, b->cr2);
     for (unsigned i = 0; i < (c->mode32 ? 8U : 16U) && !(part & PARTIAL_GPR); i++) {
