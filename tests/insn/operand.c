@@ -330,11 +330,13 @@ static void solve_branch(struct gen_insn *i)
         }
         memcpy(i->buf + i->z.raw.imm[0].offset, &rel, i->z.raw.imm[0].size / 8);
     } else if (i->z.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR && i->z.operand_count_visible) {
-        if (!i->solid && rng_pct(i->r, 4) &&
-            !(o->type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_id(o->reg.value) == X86_RSP))
+        bool by_rsp =
+            o->type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_id(o->reg.value) == X86_RSP : gpr_id(o->mem.base) == X86_RSP;
+
+        if (!i->solid && rng_pct(i->r, 4) && !by_rsp)
             t = rng_int(i->r);
         if (i->z.meta.category == ZYDIS_CATEGORY_CALL) /* bad target or bad stack first? by vendor */
-            i->c->in.gpr[X86_RSP] = INSN_STACK + 0x1000 + rng_below(i->r, 64);
+            i->c->in.gpr[X86_RSP] = INSN_STACK + 0x1000 + 8 * rng_below(i->r, 64);
         if (o->type == ZYDIS_OPERAND_TYPE_REGISTER) {
             set_low(i, gpr_id(o->reg.value), o->size, t);
         } else if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
