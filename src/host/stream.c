@@ -288,9 +288,9 @@ static void read_input(struct stream *s)
     }
     watch(s);
     lock_drop(&s->lock);
+    deliver(s); /* what was typed before the escape key comes first */
     if (s->kind->after_read)
         s->kind->after_read(s);
-    deliver(s);
     if (hangup && s->kind->hangup)
         s->kind->hangup(s);
 }
