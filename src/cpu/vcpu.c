@@ -348,7 +348,6 @@ static void prepare_injection(struct vcpu_thread *t)
         return;
     v->inject.kind = INJECT_INTR;
     v->inject.vector = (uint8_t)vec;
-    v->stats.intr++;
 }
 
 /* True: go round again without running. */

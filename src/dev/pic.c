@@ -313,14 +313,17 @@ static void elcr_write(void *dev, uint64_t off, const void *buf, unsigned len)
     lock_drop(&p->lock);
 }
 
-/* The levels of the lines belong to the devices and stay; after power-on nothing is requested before an ICW1. */
+/*
+ * The levels of the lines belong to the devices and stay. The data sheet leaves the rest open before ICW1; this is what
+ * PC firmware leaves: vectors 08h and 70h, everything masked, so that a guest that only knows the IOAPIC sees no PIC.
+ */
 static void dev_reset(void *dev)
 {
     struct pic *p = dev;
     lock_take(&p->lock);
     for (unsigned n = 0; n < 2; n++) {
         uint8_t lines = p->c[n].lines;
-        p->c[n] = (struct i8259){ .lines = lines };
+        p->c[n] = (struct i8259){ .lines = lines, .base = n ? 0x70 : 0x08, .imr = 0xff };
     }
     p->c[0].lines &= (uint8_t) ~(1U << CASCADE);
     update_locked(p);
@@ -404,6 +407,7 @@ struct pic *pic_new(const struct irq_line *out)
         return NULL;
     lock_init(&p->lock, LOCK_IRQCHIP);
     p->out = *out;
+    dev_reset(p);
     return p;
 }
 

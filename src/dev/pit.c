@@ -380,17 +380,17 @@ static void port61_write(void *dev, uint64_t off, const void *buf, unsigned len)
     lock_drop(&p->lock);
 }
 
-/* The 8254's power-on state is undefined; here every counter is in mode 3 without a count, as firmware finds it. */
+/* The 8254's power-on state is undefined; this is what PC firmware leaves: channel 0 ticks 18.2 times a second. */
 static void dev_reset(void *dev)
 {
     struct pit *p = dev;
     lock_take(&p->lock);
     for (unsigned i = 0; i < 3; i++)
-        p->c[i] = (struct channel){ .mode = 3, .rw = RW_BOTH, .gate = i != 2, .n = 65536 };
+        p->c[i] = (struct channel){ .mode = i ? 3 : 2, .rw = RW_BOTH, .gate = i != 2, .n = 65536 };
     p->port61 = 0;
-    p->edge = 0;
-    timer_disarm(&p->timer);
-    irq_set(&p->irq, false);
+    load(&p->c[0], timer_now(p->timer.svc));
+    irq_set(&p->irq, true); /* OUT is high but for one pulse */
+    arm_locked(p, timer_now(p->timer.svc));
     lock_drop(&p->lock);
 }
 

@@ -194,7 +194,9 @@ static void test_pic_state(void **state)
     assert_int_equal(pic_ack(other), 0x31);
     pic_free(other);
     pic_master_ops.reset(r->p);
-    assert_int_equal(in8(&pic_master_ops, r->p, 1), 0);
+    assert_int_equal(in8(&pic_master_ops, r->p, 1), 0xff);
+    assert_int_equal(in8(&pic_slave_ops, r->p, 1), 0xff);
+    assert_false(r->out.level);
 }
 
 /* ---- IOAPIC ---- */
