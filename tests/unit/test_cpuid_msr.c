@@ -309,18 +309,12 @@ static void init_keeps(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(hidden_features),
-        TEST(host_has_what_is_offered),
-        TEST(topology),
-        TEST(ranges),
-        TEST(xsave_sizes),
-        TEST(apic_off),
-        TEST(cr4_follows_cpuid),
-        TEST(efer),
-        TEST(value_checks),
-        TEST(segment_bases),
-        TEST(time_stamp),
-        TEST(speculation),
+        TEST(hidden_features),   TEST(host_has_what_is_offered),
+        TEST(topology),          TEST(ranges),
+        TEST(xsave_sizes),       TEST(apic_off),
+        TEST(cr4_follows_cpuid), TEST(efer),
+        TEST(value_checks),      TEST(segment_bases),
+        TEST(time_stamp),        TEST(speculation),
         TEST(init_keeps),
     };
 
