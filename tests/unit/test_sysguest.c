@@ -35,6 +35,7 @@ enum {
     FAILMAP_BYTES = 0x700,
     CHECKS = 0xf00,
     WHAT = 0xf04,
+    VENDOR_AMD = 0xf05,
     MIN_CHECKS = 500,
     MAX_EXITS = 10000,
 };
@@ -52,8 +53,9 @@ struct bench {
     bool ended;
 };
 
-static struct bench *bench_start(const struct engine_ops *ops, uint8_t what)
+static struct bench *bench_start(const struct engine_ops *ops, enum x86_vendor vendor, uint8_t what)
 {
+    uint8_t amd = vendor == X86_VENDOR_AMD;
     struct bench *b = calloc(1, sizeof(*b));
 
     assert_non_null(b);
@@ -61,12 +63,14 @@ static struct bench *bench_start(const struct engine_ops *ops, uint8_t what)
     b->mem = mem_new(16 << 20, NULL);
     assert_non_null(b->mem);
     x86_model_host(&b->model, 1, 2000000);
+    b->model.vendor = vendor;
     b->v.ops = ops;
     b->v.mem = b->mem;
     b->v.model = &b->model;
     assert_int_equal(ops->create(&b->v), 0);
     assert_int_equal(mem_write(b->mem, LOAD, guest_image, (uint64_t)(guest_image_end - guest_image)), 0);
     assert_int_equal(mem_write(b->mem, WHAT, &what, 1), 0);
+    assert_int_equal(mem_write(b->mem, VENDOR_AMD, &amd, 1), 0);
     b->v.cpu->seg[X86_CS].sel = 0;
     b->v.cpu->seg[X86_CS].base = 0;
     b->v.cpu->rip = LOAD;
@@ -195,9 +199,9 @@ static unsigned report(struct bench *b)
     return failed;
 }
 
-static void run_guest(const struct engine_ops *ops)
+static void run_guest(const struct engine_ops *ops, enum x86_vendor vendor)
 {
-    struct bench *b = bench_start(ops, 0);
+    struct bench *b = bench_start(ops, vendor, 0);
     uint32_t checks = 0;
     enum vcpu_exit_kind kind;
     unsigned failed;
@@ -218,17 +222,23 @@ static void run_guest(const struct engine_ops *ops)
 
 static void run_triple_fault(const struct engine_ops *ops)
 {
-    struct bench *b = bench_start(ops, 1);
+    struct bench *b = bench_start(ops, X86_VENDOR_INTEL, 1);
 
     assert_int_equal(bench_run(b), EXIT_SHUTDOWN);
     assert_non_null(strstr(b->v.exit.text, "triple fault"));
     bench_end(b);
 }
 
-static void interp_guest(void **state)
+static void interp_guest_intel(void **state)
 {
     (void)state;
-    run_guest(&engine_interp);
+    run_guest(&engine_interp, X86_VENDOR_INTEL);
+}
+
+static void interp_guest_amd(void **state)
+{
+    (void)state;
+    run_guest(&engine_interp, X86_VENDOR_AMD);
 }
 
 static void interp_triple_fault(void **state)
@@ -240,7 +250,8 @@ static void interp_triple_fault(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(interp_guest),
+        cmocka_unit_test(interp_guest_intel),
+        cmocka_unit_test(interp_guest_amd),
         cmocka_unit_test(interp_triple_fault),
     };
 
