@@ -442,6 +442,7 @@ static void solve_far(struct gen_insn *i)
             patch_mem(i, sp + 4 * size, &ss, 2);
         } else if (i->z.raw.imm[0].size) {
             memset(i->buf + i->z.raw.imm[0].offset + 1, 0, 1);
+            i->c->in.rflags &= ~(uint64_t)X86_FL_AC; /* AMD reads the outer stack before it looks at the selector */
         }
     } else if (i->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY) {
         solve_mem(i, &i->ops[0].mem, at);
