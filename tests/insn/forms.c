@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "forms.h"
+#include "isa.h"
 
 enum { HASH = 1 << 15 };
 
@@ -92,7 +93,7 @@ static void add(struct builder *b, const struct form_tpl *t)
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 
     form_plain(t, b->f->mode32, buf);
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&b->f->dec, buf, 15, &z, ops)))
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&b->f->dec, buf, 15, &z, ops)) || isa_denied(&z, ops))
         return;
     uint64_t key = form_key(&z, ops);
     unsigned h = (unsigned)(key >> 20) % HASH;
