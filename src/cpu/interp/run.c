@@ -187,13 +187,17 @@ static void after_careful(struct interp *m, bool tf)
 static void careful_step(struct interp *m, bool resumed)
 {
     struct block *b;
-    bool tf;
+    uint64_t rip, rf;
+    bool tf, vector;
 
     if (m->careful && !resumed)
         check_exec_points(m);
     m->watch.hits = 0;
     b = block_find(m, true);
     tf = m->c.rflags & X86_FL_TF;
+    rf = m->c.rflags & X86_FL_RF;
+    rip = m->c.rip;
+    vector = b->u[0].i.flags & X86_I_VECTOR;
     if (m->c.int_shadow) { /* it covers this instruction */
         m->shadow_seen = true;
         m->shadow_rip = m->c.rip;
@@ -202,6 +206,10 @@ static void careful_step(struct interp *m, bool resumed)
     run_block(m, b);
     m->link_slot = NULL;
     interp_io_commit(m);
+    if (vector && m->c.rip == rip) { /* it only made room for its code, and has yet to run */
+        m->c.rflags |= rf;
+        return;
+    }
     switch (b->u[0].i.op) {
     case ZYDIS_MNEMONIC_INT:
     case ZYDIS_MNEMONIC_INT1:
