@@ -7,8 +7,9 @@
  *
  * Speculation: indirect branches of the guest are not predicted from anything the guest controls natively, so the
  * model claims to be immune to all known attacks. "Enhanced IBRS" makes kernels drop retpolines for plain indirect
- * branches, which is the cheapest for a software engine; BHI_NO, ITS_NO, SRSO_NO, TSA_*_NO spare guests the
- * per-entry sequences, and STIBP and SSBD are not offered at all.
+ * branches, which is the cheapest for a software engine; BHI_NO, BHI_CTRL (newer Linux does not believe BHI_NO and
+ * would clear the branch history by a loop at each system call, unless one MSR bit does it), ITS_NO, SRSO_NO, TSA_*_NO
+ * spare guests the per-entry sequences, and STIBP and SSBD are not offered at all.
  */
 #include "x86/cpuid.h"
 
@@ -51,6 +52,7 @@ enum { BIT_HTT = 28 };
 #define PASS_7_EDX (B(4) /* FSRM */)
 #define OWN_7_EDX (B(29) /* ARCH_CAPABILITIES */)
 #define INTEL_7_EDX (B(26) /* IBRS, IBPB */)
+#define INTEL_72_EDX B(4) /* BHI_CTRL */
 #define PASS_71_EAX (B(4) /* AVX-VNNI */ | B(10) /* FZRM */ | B(11) /* FSRS */ | B(12) /* FSRC */)
 
 /* Leaf 0xD, subleaf 1: XSAVEOPT, XSAVEC, XGETBV(1). No XSAVES, so no IA32_XSS. */
@@ -122,6 +124,8 @@ static void model_features(struct x86_model *m)
         m->feat_8_ebx |= OWN_8_EBX_AMD | (e8.ebx & PASS_8_EBX_AMD);
         m->feat_21_eax = OWN_21_EAX;
         m->feat_21_ecx = OWN_21_ECX;
+    } else {
+        m->feat_72_edx = INTEL_72_EDX;
     }
     m->arch_caps = ARCH_CAPS;
     m->phys_bits = e8.eax & 0xff ? e8.eax & 0xff : 36;
@@ -308,7 +312,9 @@ static struct x86_cpuid leaf_basic(const struct x86_model *m, const struct cpu_s
         return (struct x86_cpuid){ .eax = B(2) /* ARAT */ };
     case 7:
         if (sub == 0)
-            return (struct x86_cpuid){ 1, m->feat_7_ebx, m->feat_7_ecx, m->feat_7_edx };
+            return (struct x86_cpuid){ 2, m->feat_7_ebx, m->feat_7_ecx, m->feat_7_edx };
+        if (sub == 2)
+            return (struct x86_cpuid){ .edx = m->feat_72_edx };
         return sub == 1 ? (struct x86_cpuid){ .eax = m->feat_71_eax } : none;
     case 0xb:
         return leaf_topology(m, cpu_id, sub);

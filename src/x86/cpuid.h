@@ -23,7 +23,7 @@ struct x86_model {
     bool kvm_pv;      /* offer the 0x40000000 leaves */
     bool x2apic;
     uint64_t xcr0_mask; /* XCR0 bits the guest may set */
-    uint32_t feat_1_ecx, feat_1_edx, feat_7_ebx, feat_7_ecx, feat_7_edx, feat_71_eax, feat_d1_eax;
+    uint32_t feat_1_ecx, feat_1_edx, feat_7_ebx, feat_7_ecx, feat_7_edx, feat_71_eax, feat_72_edx, feat_d1_eax;
     uint32_t feat_ext_ecx, feat_ext_edx;           /* 0x80000001 */
     uint32_t feat_8_ebx, feat_21_eax, feat_21_ecx; /* 0x80000008, 0x80000021 */
     uint32_t phys_bits;

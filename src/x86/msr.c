@@ -60,6 +60,8 @@ enum {
 #define MSR_AMD_DE_CFG 0xc0011029U
 #define MSR_AMD_BU_CFG2 0xc001102aU
 
+#define SPEC_CTRL_BHI_DIS_S (1UL << 10)
+
 /* Eight variable ranges, fixed ranges, write combining. */
 #define MTRR_CAP (X86_MTRR_VAR | 1 << 8 | 1 << 10)
 
@@ -288,7 +290,7 @@ static bool check_plain(const struct x86_model *m, uint32_t msr, uint64_t *val)
 {
     switch (msr) {
     case MSR_SPEC_CTRL:
-        return !(*val & ~7UL);
+        return !(*val & ~(7UL | (m->feat_72_edx & 1U << 4 ? SPEC_CTRL_BHI_DIS_S : 0)));
     case MSR_SYSENTER_ESP:
     case MSR_SYSENTER_EIP:
     case MSR_LSTAR:

@@ -279,7 +279,8 @@ static void speculation(void **state)
     assert_true(caps & 1);                                            /* RDCL_NO: no page-table isolation */
     assert_true(caps & 2);                                            /* enhanced IBRS: no retpolines */
     assert_true(caps & 1 << 5 && caps & 1 << 20 && caps & 1UL << 62); /* MDS_NO, BHI_NO, ITS_NO */
-    assert_false(leaf(p, 7, 0).edx & (1 << 27 | 1U << 31));           /* STIBP, SSBD */
+    assert_int_equal(wr(p, 0x48, 1 << 10), p->m.vendor == X86_VENDOR_AMD ? X86_MSR_GP : X86_MSR_OK);
+    assert_false(leaf(p, 7, 0).edx & (1 << 27 | 1U << 31)); /* STIBP, SSBD */
 }
 
 static void init_keeps(void **state)
