@@ -72,7 +72,7 @@ enum { BIT_CMP_LEGACY = 1, BIT_SYSCALL = 11 };
 
 /* Leaf 0x80000008 EBX. BTC_NO is looked at on Intel too. */
 #define PASS_8_EBX_AMD (B(2) /* XSAVEERPTR */)
-#define OWN_8_EBX_AMD (B(12) /* IBPB */ | B(14) /* IBRS */ | B(26) /* SSB_NO */)
+#define OWN_8_EBX_AMD (B(12) /* IBPB */ | B(14) /* IBRS */ | B(26) /* SSB_NO */ | B(30) /* IBPB_RET */)
 #define OWN_8_EBX (B(29) /* BTC_NO */)
 /* Leaf 0x80000021. */
 #define OWN_21_EAX                                                                                                     \
