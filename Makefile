@@ -19,8 +19,8 @@ PREFIX ?= /usr/local
 
 VERSION := $(shell cat VERSION 2>/dev/null || echo 0)
 CC := gcc
-# Red zones and unmerged temporaries make frames that are no measure of the code: sanitizer builds have another limit.
-FRAME := $(if $(filter rel dbg,$(MODE)),2048,8192)
+# Red zones and temporaries that nothing merges make frames that are no measure of the code: only rel has the limit.
+FRAME := $(if $(filter rel,$(MODE)),2048,8192)
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wframe-larger-than=$(FRAME) -Werror
 CFLAGS_rel := -O2 -g
 CFLAGS_dbg := -O0 -g3 -DGAZDA_DEBUG

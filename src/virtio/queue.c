@@ -200,7 +200,7 @@ bool virtq_wants_interrupt(struct virtq *q)
 {
     if (!q->ready || q->broken)
         return false;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the used index before the event word */
+    full_fence(); /* the used index before the event word */
     if (!q->event_idx)
         return !(load16(q, q->driver) & AVAIL_NO_INTERRUPT);
     uint16_t old = q->signalled;
@@ -220,7 +220,7 @@ bool virtq_enable_notify(struct virtq *q)
         store16(q, avail_event(q), q->avail_next);
     else
         store16(q, q->device, 0);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the event word before the available index */
+    full_fence(); /* the event word before the available index */
     return load16(q, q->driver + AVAIL_IDX) != q->avail_next && !q->broken;
 }
 
