@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -190,14 +191,15 @@ static int reopen(struct stdio *t, int i)
     t->flags[i] = -1;
     if (fl < 0)
         return -1;
+    struct stat st;
+
+    /* A regular file never blocks, and its position is to be shared, so that what others write goes behind ours. */
+    if (fstat(i, &st) == 0 && S_ISREG(st.st_mode))
+        return fcntl(i, F_DUPFD_CLOEXEC, 3);
     snprintf(path, sizeof(path), "/proc/self/fd/%d", i);
     int fd = open(path, (i ? O_WRONLY : O_RDONLY) | (fl & O_APPEND) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (fd >= 0) {
-        off_t at = lseek(i, 0, SEEK_CUR); /* a regular file: go on where the shell is */
-        if (at > 0)
-            lseek(fd, at, SEEK_SET);
+    if (fd >= 0)
         return fd;
-    }
     fd = fcntl(i, F_DUPFD_CLOEXEC, 3);
     if (fd >= 0 && !(fl & O_NONBLOCK) && fcntl(fd, F_SETFL, fl | O_NONBLOCK) == 0)
         t->flags[i] = fl;
