@@ -74,8 +74,8 @@ static int lock_image(int fd, bool read_only, const char *path, struct err *e)
     if (fcntl(fd, F_OFD_SETLK, &fl) == 0)
         return 0;
     if (errno == EAGAIN || errno == EACCES)
-        return err_set(e, EBUSY, "the disk image '%.300s' is in use by another virtual machine%s", path,
-                       read_only ? " that may write it" : "");
+        return err_set(e, EBUSY, "the disk image '%.300s' is in use by another virtual machine, or given twice%s", path,
+                       read_only ? ", with the right to write" : "");
     log_warn("the disk image '%s' cannot be locked (%s): nothing keeps a second machine from using it", path,
              strerror(errno));
     return 0;
