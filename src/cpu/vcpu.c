@@ -29,9 +29,7 @@ enum {
     REQ_UNHALT = 64,
 };
 
-enum { KVM_HC_VAPIC_POLL_IRQ = 1, KVM_HC_KICK_CPU = 5, KVM_HC_SEND_IPI = 10, KVM_HC_SCHED_YIELD = 11 };
 enum { MSR_APIC_BASE = 0x1b, APIC_BASE_EN = 0x800 };
-enum { KVM_EPERM = 1, KVM_ENOSYS = 1000 };
 
 struct vcpu_thread {
     struct vcpu v; /* first */

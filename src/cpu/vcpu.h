@@ -13,6 +13,10 @@
 struct pv_clock;
 struct vcpu_thread;
 
+/* Hypercalls and their errors: Linux Documentation/virt/kvm/x86/hypercalls.rst and uapi/linux/kvm_para.h. */
+enum { KVM_HC_VAPIC_POLL_IRQ = 1, KVM_HC_KICK_CPU = 5, KVM_HC_SEND_IPI = 10, KVM_HC_SCHED_YIELD = 11 };
+enum { KVM_EPERM = 1, KVM_EINVAL = 22, KVM_ENOSYS = 1000 };
+
 /* What a vCPU reports upward. Called on the vCPU's thread; none may wait for a vCPU. */
 struct vcpu_events {
     void (*shutdown)(void *arg, unsigned cpu, const char *text);       /* triple fault; the vCPU is paused afterwards */

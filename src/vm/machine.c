@@ -80,31 +80,35 @@ static void on_debug(void *arg, unsigned cpu, const struct vcpu_exit *x)
     tell_debugger(arg, cpu, x);
 }
 
-/* Linux Documentation/virt/kvm/x86/hypercalls.rst. */
+/* A fixed interrupt or NMI to the APIC ids base + i whose bit i is set in the 128-bit map; returns how many. */
+static int64_t send_ipi(struct machine *m, const uint64_t map[2], uint32_t base, uint32_t icr)
+{
+    enum { FIXED = 0, NMI = 4 };
+    uint32_t mode = icr >> 8 & 7;
+    int64_t count = 0;
+    if (mode != FIXED && mode != NMI)
+        return -KVM_EINVAL;
+    for (unsigned i = 0; i < m->cfg.cpus; i++) {
+        uint64_t bit = (uint64_t)i - base;
+        if (bit >= 128 || !(map[bit / 64] >> (bit & 63) & 1))
+            continue;
+        lapic_bus_msi(m->lapic_bus, 0xfee00000UL | (uint64_t)i << 12, icr & 0x7ff);
+        count++;
+    }
+    return count;
+}
+
 static int64_t on_hypercall(void *arg, unsigned cpu, uint64_t nr, const uint64_t a[4])
 {
     struct machine *m = arg;
-    enum { KICK_CPU = 5, SEND_IPI = 10 };
     (void)cpu;
-    if (nr == KICK_CPU) {
-        if (a[1] < m->cfg.cpus)
-            vcpu_unhalt(m->cpu[a[1]]);
-        return 0;
-    }
-    if (nr == SEND_IPI) {
-        int64_t count = 0;
-        for (unsigned i = 0; i < m->cfg.cpus; i++) {
-            uint64_t bit = i - (a[2] & UINT32_MAX);
-            uint64_t word = bit < 64 ? a[0] : bit < 128 ? a[1] : 0;
-            if (bit >= 128 || !(word >> (bit & 63) & 1))
-                continue;
-            /* A fixed or NMI message to one physical destination. */
-            lapic_bus_msi(m->lapic_bus, 0xfee00000UL | (uint64_t)i << 12, (uint32_t)a[3] & 0x7ff);
-            count++;
-        }
-        return count;
-    }
-    return -1000;
+    if (nr == KVM_HC_SEND_IPI)
+        return send_ipi(m, a, (uint32_t)a[2], (uint32_t)a[3]);
+    if (nr != KVM_HC_KICK_CPU)
+        return -KVM_ENOSYS;
+    if (a[1] < m->cfg.cpus)
+        vcpu_unhalt(m->cpu[a[1]]);
+    return 0;
 }
 
 /* ---- clocks for devices ---- */
