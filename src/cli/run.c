@@ -99,7 +99,11 @@ static int set_engine(struct run_options *o, const char *name, struct err *e)
         o->mc.engine = &engine_interp;
         return 0;
     }
-    return err_set(e, EINVAL, "--engine: unknown engine \"%s\"; it must be auto or interp", name);
+    if (strcmp(name, engine_translate.name) == 0) {
+        o->mc.engine = &engine_translate;
+        return 0;
+    }
+    return err_set(e, EINVAL, "--engine: unknown engine \"%s\"; it must be auto, interp or translate", name);
 }
 
 static int set_log(const char *name, struct err *e)

@@ -14,6 +14,7 @@ static const char *const exit_names[EXIT_KINDS] = {
     [EXIT_MSR] = "msr",           [EXIT_TPR] = "tpr",     [EXIT_HYPERCALL] = "hypercall",
     [EXIT_HLT] = "hlt",           [EXIT_PAUSE] = "pause", [EXIT_IRQ_WINDOW] = "irq_window",
     [EXIT_SHUTDOWN] = "shutdown", [EXIT_DEBUG] = "debug", [EXIT_FATAL] = "fatal",
+    [EXIT_STEPPED] = "stepped",
 };
 
 static void put(json_t *o, const char *key, uint64_t v)

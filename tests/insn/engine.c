@@ -268,7 +268,7 @@ static void eng_free(struct insn_runner *r)
 
 static const struct engine_ops *find_engine(const char *name)
 {
-    static const struct engine_ops *const all[] = { &engine_interp };
+    static const struct engine_ops *const all[] = { &engine_interp, &engine_translate };
 
     for (unsigned i = 0; i < ARRAY_LEN(all); i++)
         if (!strcmp(all[i]->name, name))
