@@ -431,6 +431,11 @@ static void interp_flush_local(struct vcpu *v)
     interp_tlb_flush(v->engine, true);
 }
 
+static void interp_flush_one(struct vcpu *v, gva_t lin)
+{
+    interp_tlb_flush_page(v->engine, lin);
+}
+
 static int interp_create(struct vcpu *v)
 {
     struct interp *m = aligned_alloc(64, (sizeof(*m) + 63) & ~63UL);
@@ -560,6 +565,7 @@ const struct engine_ops engine_interp = {
     .sync = interp_sync,
     .step = interp_step,
     .flush_local = interp_flush_local,
+    .flush_page = interp_flush_one,
     .can_intr = interp_can_intr,
     .debug_changed = interp_debug,
 };

@@ -54,6 +54,8 @@ unsigned xl_kind_now(const struct xlate *x)
         return KIND_NONE;
     if (mode == X86_MODE_32 && (kind = kind_32(c)) == KIND_NONE)
         return kind;
+    if (c->cpl == 1 || c->cpl == 2)
+        return KIND_NONE;
     if (c->cpl == 3) {
         if ((c->cr0 & X86_CR0_AM) && (c->rflags & X86_FL_AC))
             return KIND_NONE;
@@ -66,6 +68,10 @@ unsigned xl_kind_now(const struct xlate *x)
         if ((c->cr4 & X86_CR4_OSXSAVE) && (c->xcr0 & 6) == 6 && x->avx)
             kind |= KIND_AVX;
     }
+    if (c->cr4 & X86_CR4_SMAP)
+        kind |= KIND_SMAP;
+    if (c->cr4 & X86_CR4_FSGSBASE)
+        kind |= KIND_FSGS;
     if (c->cpl == 0 || !(c->cr4 & X86_CR4_TSD))
         kind |= KIND_TSC;
     if (mode == X86_MODE_64 && ctx == CTX_USER)
@@ -105,6 +111,22 @@ void xl_jc_flush(struct xlate *x, enum xl_ctx ctx)
     jc->n = 0;
 }
 
+void xl_set_kind(struct xlate *x, unsigned kind)
+{
+    unsigned first = kind_ctx(kind) == CTX_USER ? CTX_USER : CTX_KERNEL;
+    unsigned last = first == CTX_USER ? CTX_USER : CTX_KERNEL_AC; /* STAC and CLAC go from one to the other */
+
+    x->kind = kind;
+    for (unsigned c = first; c <= last && kind != KIND_NONE; c++) {
+        unsigned k = (kind & ~(unsigned)KIND_CTX) | c << 2;
+
+        if (x->jc[c].kind == k)
+            continue;
+        xl_jc_flush(x, (enum xl_ctx)c);
+        x->jc[c].kind = k;
+    }
+}
+
 void xl_jc_forget(struct xlate *x, gva_t lin)
 {
     unsigned k = lin & (JC_ENTRIES - 1);
@@ -138,6 +160,11 @@ void xl_link(struct xlate *x, struct xrec *r, struct tblock *to)
 {
     if (r->to || to->dead || r->b->dead)
         return;
+    if (to->gpa2 != NO_GPA) { /* it depends on the mapping of another page */
+        if (to->kind & KIND_PIC)
+            return;
+        r->cross = true;
+    }
     patch(x, r->patch, to->entry);
     r->to = to;
     r->next = to->in;
@@ -214,27 +241,67 @@ static struct tblock **bucket(struct xlate *x, gpa_t gpa, gva_t page, unsigned k
 }
 _Static_assert(ARRAY_LEN(((struct xlate *)0)->hash) == 1 << 14, "the shift above");
 
-static struct tblock **frame_list(struct xlate *x, gpa_t gpa)
+static struct frame_ref **frame_list(struct xlate *x, gpa_t gpa)
 {
     return &x->frames[(gpa >> PAGE_SHIFT) % FRAMES_SIZE];
 }
 
-static struct tblock *make(struct xlate *x, gva_t lin, gpa_t gpa)
+static void ref_add(struct xlate *x, struct tblock *b, unsigned k, gpa_t gpa)
+{
+    struct frame_ref **p = frame_list(x, gpa);
+
+    b->ref[k] = (struct frame_ref){ .next = *p, .b = b, .frame = gpa & PAGE_MASK };
+    *p = &b->ref[k];
+}
+
+static void ref_remove(struct xlate *x, struct frame_ref *f)
+{
+    struct frame_ref **p = frame_list(x, f->frame);
+
+    while (*p != f)
+        p = &(*p)->next;
+    *p = f->next;
+}
+
+static const uint8_t *code_host(struct xlate *x, gpa_t gpa)
 {
     hva_t h = mem_frame_get(x->v->mem, gpa & PAGE_MASK);
+
+    return h ? (const uint8_t *)(h + (gpa & ~PAGE_MASK)) : NULL;
+}
+
+/* The page behind lin's, for an instruction that crosses. */
+static gpa_t next_page(struct xlate *x, gva_t lin)
+{
+    gva_t next = (lin & PAGE_MASK) + PAGE_SIZE;
+    gpa_t gpa;
+
+    if ((x->kind & KIND_MODE) != X86_MODE_64)
+        next = (uint32_t)next;
+    return xl_code_gpa(x, next, &gpa) && code_host(x, gpa) ? gpa : NO_GPA;
+}
+
+static struct tblock *make(struct xlate *x, gva_t lin, gpa_t gpa)
+{
+    struct xl_source s = { .lin = lin, .gpa = gpa, .gpa2 = NO_GPA, .host = code_host(x, gpa) };
     struct tblock *b, **p;
 
-    if (!h)
+    if (!s.host)
         return NULL;
-    b = xl_translate(x, lin, gpa, (const uint8_t *)(h + (gpa & ~PAGE_MASK)), x->kind);
+    if ((lin & ~PAGE_MASK) > PAGE_SIZE - 15) {
+        s.gpa2 = next_page(x, lin);
+        if (s.gpa2 != NO_GPA)
+            s.host2 = code_host(x, s.gpa2);
+    }
+    b = xl_translate(x, &s);
     if (!b)
         return NULL;
     p = bucket(x, gpa, lin & PAGE_MASK, x->kind);
     b->hnext = *p;
     *p = b;
-    p = frame_list(x, gpa);
-    b->fnext = *p;
-    *p = b;
+    ref_add(x, b, 0, gpa);
+    if (b->gpa2 != NO_GPA)
+        ref_add(x, b, 1, b->gpa2);
     return b;
 }
 
@@ -247,7 +314,8 @@ struct tblock *xl_lookup(struct xlate *x, gva_t lin)
     if (!xl_code_gpa(x, lin, &gpa))
         return NULL;
     for (b = *bucket(x, gpa, lin & PAGE_MASK, x->kind); b; b = b->hnext)
-        if (b->gpa == gpa && b->kind == x->kind && ((b->kind & KIND_PIC) || b->page == (lin & PAGE_MASK)))
+        if (b->gpa == gpa && b->kind == x->kind && ((b->kind & KIND_PIC) || b->page == (lin & PAGE_MASK)) &&
+            (b->gpa2 == NO_GPA || b->gpa2 == next_page(x, lin)))
             return b;
     return make(x, lin, gpa);
 }
@@ -261,10 +329,6 @@ const uint8_t *xl_find(struct xlate *x)
 
     if ((x->kind & KIND_MODE) != X86_MODE_64)
         lin = (uint32_t)lin;
-    if (jc->kind != x->kind) {
-        xl_jc_flush(x, ctx);
-        jc->kind = x->kind;
-    }
     if (jc->neg_va[lin & (JC_ENTRIES - 1)] == -lin) {
         const uint8_t *code = jc->code[lin & (JC_ENTRIES - 1)];
         x->aux = lin;
@@ -297,6 +361,9 @@ static void drop_block(struct xlate *x, struct tblock *b)
             forget_in(b->recs[k].to, &b->recs[k]);
             unlink_rec(x, &b->recs[k]);
         }
+    for (unsigned k = 0; k < 2; k++)
+        if (b->ref[k].b)
+            ref_remove(x, &b->ref[k]);
     b->dead = true;
     x->code.rw[b->start] = 0xe9; /* jmp */
     patch(x, b->start + 1, (uint32_t)(x->dead - x->code.rx));
@@ -305,16 +372,15 @@ static void drop_block(struct xlate *x, struct tblock *b)
 
 void xl_drop_frame(struct xlate *x, gpa_t gpa)
 {
-    struct tblock **p = frame_list(x, gpa);
+    struct frame_ref *f = *frame_list(x, gpa), *next;
 
-    while (*p) {
-        struct tblock *b = *p;
-        if ((b->gpa ^ gpa) >> PAGE_SHIFT) {
-            p = &b->fnext;
+    for (; f; f = next) {
+        next = f->next;
+        if (f->frame != (gpa & PAGE_MASK))
             continue;
-        }
-        *p = b->fnext;
-        drop_block(x, b);
+        while (next && next->b == f->b) /* it is dropped with this one */
+            next = next->next;
+        drop_block(x, f->b);
     }
 }
 
@@ -323,16 +389,9 @@ void xl_drop_region(void *arg, unsigned region)
     struct xlate *x = arg;
 
     x->st.evictions++;
-    for (unsigned i = 0; i < x->code.r[region].n; i++) {
-        struct tblock *b = x->code.r[region].block[i], **p = frame_list(x, b->gpa);
-
-        if (b->dead)
-            continue;
-        while (*p != b)
-            p = &(*p)->fnext;
-        *p = b->fnext;
-        drop_block(x, b);
-    }
+    for (unsigned i = 0; i < x->code.r[region].n; i++)
+        if (!x->code.r[region].block[i]->dead)
+            drop_block(x, x->code.r[region].block[i]);
     for (unsigned c = 0; c < CTXS; c++)
         xl_jc_flush(x, (enum xl_ctx)c);
 }

@@ -8,11 +8,14 @@
  */
 #include <errno.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include <Zydis/Zydis.h>
 
 #include "cpu/translate/translate.h"
 #include "mem/mem.h"
@@ -126,15 +129,15 @@ static void take_requests(struct xlate *x)
 
 /* ---- state ---- */
 
-/* After cpu_state was changed by somebody else. */
-static void refresh(struct xlate *x)
+void xl_refresh(struct xlate *x)
 {
     const struct cpu_state *c = x->cpu;
 
     for (unsigned k = 0; k < X86_SREGS; k++)
         x->seg_base[k] = c->seg[k].base;
     x->tsc_offset = c->tsc_offset;
-    x->kind = xl_kind_now(x);
+    x->tsc_aux = c->msr.tsc_aux;
+    xl_set_kind(x, xl_kind_now(x));
 }
 
 /* The x87 registers of the host are the guest's from the first use on; these move them. */
@@ -215,7 +218,7 @@ static bool step(struct xlate *x, unsigned n)
         xl_tlb_flush_page(x, in->flushed.lin);
     else if (in->flushed.page != page)
         xl_tlb_flush(x, true);
-    refresh(x);
+    xl_refresh(x);
     if (in->exit.kind == EXIT_STEPPED)
         return false;
     v->exit = in->exit;
@@ -249,7 +252,7 @@ static void run_careful(struct xlate *x)
     if (in->exit.kind == EXIT_KICKED)
         atomic_fetch_and(&x->attention, ~(uint32_t)ATT_KICK);
     xl_tlb_flush(x, true);
-    refresh(x);
+    xl_refresh(x);
 }
 
 /* ---- leaving translated code ---- */
@@ -276,7 +279,7 @@ static void link_exit(struct xlate *x, struct xrec *r)
     if ((b->kind & KIND_MODE) != X86_MODE_64)
         rip = (uint32_t)rip;
     x->cpu->rip = rip;
-    if (b->dead || b->kind != x->kind)
+    if (b->dead || x->kind == KIND_NONE)
         return;
     to = xl_lookup(x, rip);
     if (to && !b->dead && (b->kind & KIND_PIC ? to->gpa >> PAGE_SHIFT == b->gpa >> PAGE_SHIFT : true))
@@ -291,6 +294,7 @@ static const uint8_t *miss_exit(struct xlate *x, const struct xrec *r)
         x->cpu->rip = (uint32_t)x->cpu->rip;
     if (xl_tlb_fill(x, x->aux, r->size, r->write) == MISS_RETRY && !r->b->dead)
         return x->code.rx + r->stub;
+    x->st.miss_steps++;
     x->step_due = true;
     return NULL;
 }
@@ -301,6 +305,8 @@ static bool exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
     struct cpu_state *c = x->cpu;
 
     *resume = NULL;
+    if (r->shadow)
+        c->int_shadow = true;
     switch ((enum xrec_kind)r->kind) {
     case X_LINK:
         link_exit(x, r);
@@ -310,8 +316,14 @@ static bool exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
             xl_jc_forget(x, x->aux);
         lookup_exit(x, r);
         break;
-    case X_STEP:
     case X_FAST:
+        c->rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
+        if (xl_fast(x, r))
+            break;
+        x->st.step_op[r->op]++;
+        x->step_due = true;
+        break;
+    case X_STEP:
         c->rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
         if ((r->b->kind & KIND_MODE) != X86_MODE_64)
             c->rip = (uint32_t)c->rip;
@@ -369,7 +381,9 @@ static bool between(struct xlate *x)
         v->exit.kind = EXIT_IRQ_WINDOW;
         return true;
     }
-    if (c->pending_db || c->int_shadow || (c->rflags & (X86_FL_TF | X86_FL_RF)) || (c->dr[7] & 0xff))
+    if (!(c->dr[7] & 0xff)) /* RF only holds back instruction break points */
+        x->cpu->rflags &= ~(uint64_t)X86_FL_RF;
+    if (c->pending_db || c->int_shadow || (c->rflags & X86_FL_TF) || (c->dr[7] & 0xff))
         x->step_due = true;
     return false;
 }
@@ -410,9 +424,10 @@ static int translate_run(struct vcpu *v, struct vcpu_exit *out)
     if (r < 0)
         return r;
     atomic_store(&x->in_run, 1);
+    x->win_mask = v->irq_window ? X86_FL_IF : 0;
     if (atomic_load(&x->attention) & ATT_REQ)
         take_requests(x);
-    refresh(x);
+    xl_refresh(x);
     if (v->debug.step || v->debug.n || v->debug.sw_break) {
         run_careful(x);
         goto out;
@@ -470,6 +485,12 @@ static int translate_create(struct vcpu *v)
     x->avx = __builtin_cpu_supports("avx");
     x->no_pext = !__builtin_cpu_is("intel") && !__builtin_cpu_supports("vaes"); /* AMD before Zen 3 */
     x->mask_page = PAGE_MASK;
+    x->mask_popf = ~(uint64_t)(X86_FL_ARITH | X86_FL_IF | X86_FL_1 | X86_FL_RF | X86_FL_VM | 1 << 3 | 1 << 5 | 1 << 15) &
+                   UINT32_MAX;
+    x->mask_if = X86_FL_IF;
+    x->mask_63 = 63;
+    x->mask_31 = 31;
+    x->mask_15 = 15;
     x->x87_dead = 1;
     r = codemem_new(&x->code, xl_drop_region, x);
     if (r)
@@ -536,7 +557,7 @@ static int translate_sync(struct vcpu *v, enum sync_dir dir)
     x->inner.ops->sync(&x->inner, SYNC_IN);
     xl_tlb_flush(x, true);
     x->io_pending = false;
-    refresh(x);
+    xl_refresh(x);
     return 0;
 }
 
@@ -553,6 +574,35 @@ static void translate_debug(struct vcpu *v)
     x->inner.ops->debug_changed(&x->inner);
 }
 
+static void translate_stats(const struct vcpu *v, void (*put)(void *arg, const char *name, uint64_t value), void *arg)
+{
+    const struct xlate *x = v->engine;
+    const struct xl_stats *s = &x->st;
+    char name[64];
+
+    put(arg, "blocks", s->blocks);
+    put(arg, "translated_instructions", s->insns);
+    put(arg, "code_bytes", s->code_bytes);
+    put(arg, "evictions", s->evictions);
+    put(arg, "dropped_blocks", s->dead_blocks);
+    put(arg, "links", s->links);
+    put(arg, "lookups", s->lookups);
+    put(arg, "tlb_misses", s->misses);
+    put(arg, "tlb_fills", s->fills);
+    put(arg, "tlb_flushes", s->flushes);
+    put(arg, "host_faults", s->faults);
+    put(arg, "kicks", s->kicks);
+    put(arg, "entries", s->entries);
+    put(arg, "interpreted", s->steps);
+    put(arg, "missed_to_interpreter", s->miss_steps);
+    for (unsigned k = 0; k < ARRAY_LEN(s->step_op); k++) {
+        if (!s->step_op[k])
+            continue;
+        snprintf(name, sizeof(name), "interpreted_by_opcode.%s", ZydisMnemonicGetString((ZydisMnemonic)k));
+        put(arg, name, s->step_op[k]);
+    }
+}
+
 const struct engine_ops engine_translate = {
     .name = "translate",
     .create = translate_create,
@@ -562,4 +612,5 @@ const struct engine_ops engine_translate = {
     .sync = translate_sync,
     .can_intr = translate_can_intr,
     .debug_changed = translate_debug,
+    .stats = translate_stats,
 };

@@ -57,7 +57,7 @@ static void chain(int sig, siginfo_t *info, void *uc)
 }
 
 /* The instruction that pc belongs to, if it can be run again from its start. */
-static bool restartable(const struct xlate *x, const uint8_t *pc, uint64_t *rip)
+static bool restartable(const struct xlate *x, const uint8_t *pc, uint64_t *rip, bool fault)
 {
     const struct tblock *b = xl_block_at(x, pc);
     unsigned lo = 0, hi, off;
@@ -75,6 +75,8 @@ static bool restartable(const struct xlate *x, const uint8_t *pc, uint64_t *rip)
             hi = mid;
     }
     if (off >= b->side[lo].commit && off != b->side[lo].host)
+        return false;
+    if (b->side[lo].shadow && !fault)
         return false;
     *rip = block_page(x, b) + b->side[lo].guest;
     if ((b->kind & KIND_MODE) != X86_MODE_64)
@@ -97,7 +99,7 @@ static void on_fault(int sig, siginfo_t *info, void *ucp)
     uint64_t rip;
 
     if (x && info->si_code > 0 && codemem_has(&x->code, (void *)r[REG_RIP]) &&
-        restartable(x, (const uint8_t *)r[REG_RIP], &rip)) {
+        restartable(x, (const uint8_t *)r[REG_RIP], &rip, true)) {
         leave(x, r, rip, x->rec_fault);
         return;
     }
@@ -117,7 +119,7 @@ static void leave_soon(struct xlate *x, greg_t *r)
     }
     if (pc < x->exit) /* on the way in */
         x->target = x->abort;
-    else if (restartable(x, pc, &rip))
+    else if (restartable(x, pc, &rip, false))
         leave(x, r, rip, x->rec_kick);
     else
         r[REG_EFL] |= HOST_TF;

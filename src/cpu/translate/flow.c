@@ -26,9 +26,9 @@ static void jump_cache(struct trans *t, const struct xrec *r)
 
 static bool linkable(const struct trans *t, int32_t off)
 {
-    if (off >= 0 && off < (int32_t)PAGE_SIZE)
+    if (!(t->kind & KIND_PIC))
         return true;
-    return !(t->kind & KIND_PIC);
+    return off >= 0 && off < (int32_t)PAGE_SIZE && !t->crossing;
 }
 
 /* Linear target of a branch to off, into R10. */

@@ -9,9 +9,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-void flow_cross_stub(struct trans *t, const struct xrec *r);
-void flow_fall_through(struct trans *t);
-
 int xl_scan_init(struct xlate *x)
 {
     x->scratch = calloc(1, sizeof(*x->scratch));
@@ -27,7 +24,7 @@ struct xrec *tr_rec(struct trans *t, enum xrec_kind kind, int32_t off)
 {
     struct xrec *r = &t->recs[t->nrecs < TR_RECS - 1 ? t->nrecs++ : t->nrecs];
 
-    *r = (struct xrec){ .kind = (uint8_t)kind, .off = off, .b = t->b };
+    *r = (struct xrec){ .kind = (uint8_t)kind, .off = off, .b = t->b, .shadow = t->shadow };
     return r;
 }
 
@@ -69,7 +66,7 @@ static void stubs(struct trans *t)
     }
 }
 
-enum how { HOW_STEP, HOW_GPR, HOW_VECTOR, HOW_STACK, HOW_FLOW, HOW_SPECIAL };
+enum how { HOW_STEP, HOW_GPR, HOW_VECTOR, HOW_STACK, HOW_FLOW, HOW_SPECIAL, HOW_SYSTEM };
 
 static enum how how_gpr(ZydisMnemonic m)
 {
@@ -115,7 +112,15 @@ static enum how how_gpr(ZydisMnemonic m)
     case ZYDIS_MNEMONIC_ENDBR64: case ZYDIS_MNEMONIC_ENDBR32: case ZYDIS_MNEMONIC_PREFETCH:
     case ZYDIS_MNEMONIC_PREFETCHNTA: case ZYDIS_MNEMONIC_PREFETCHT0: case ZYDIS_MNEMONIC_PREFETCHT1:
     case ZYDIS_MNEMONIC_PREFETCHT2: case ZYDIS_MNEMONIC_PREFETCHW:
+    case ZYDIS_MNEMONIC_CLD: case ZYDIS_MNEMONIC_RDTSCP:
         return HOW_SPECIAL;
+    case ZYDIS_MNEMONIC_PUSHFQ: case ZYDIS_MNEMONIC_POPFQ: case ZYDIS_MNEMONIC_CLI: case ZYDIS_MNEMONIC_STI:
+    case ZYDIS_MNEMONIC_SWAPGS: case ZYDIS_MNEMONIC_STAC: case ZYDIS_MNEMONIC_CLAC: case ZYDIS_MNEMONIC_SYSCALL:
+    case ZYDIS_MNEMONIC_SYSRET: case ZYDIS_MNEMONIC_IRETQ: case ZYDIS_MNEMONIC_INVLPG: case ZYDIS_MNEMONIC_WRMSR:
+    case ZYDIS_MNEMONIC_RDFSBASE: case ZYDIS_MNEMONIC_RDGSBASE: case ZYDIS_MNEMONIC_WRFSBASE:
+    case ZYDIS_MNEMONIC_WRGSBASE: case ZYDIS_MNEMONIC_STOSB: case ZYDIS_MNEMONIC_STOSW: case ZYDIS_MNEMONIC_STOSD:
+    case ZYDIS_MNEMONIC_STOSQ: case ZYDIS_MNEMONIC_MOVSB: case ZYDIS_MNEMONIC_MOVSW: case ZYDIS_MNEMONIC_MOVSQ:
+        return HOW_SYSTEM;
     default:
         return HOW_STEP;
     }
@@ -136,15 +141,17 @@ static enum how how(const struct trans *t)
         return HOW_STEP;
     switch (t->i.mnemonic) {
     case ZYDIS_MNEMONIC_MOV:
+        if (!plain_operands(t))
+            return HOW_SYSTEM;
         /* moffs has no ModRM to put the address into */
-        return plain_operands(t) && !(t->i.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (t->i.opcode & 0xfc) == 0xa0)
-                   ? HOW_GPR
-                   : HOW_STEP;
+        return t->i.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (t->i.opcode & 0xfc) == 0xa0 ? HOW_SPECIAL : HOW_GPR;
+    case ZYDIS_MNEMONIC_MOVSD:
+        return t->i.meta.category == ZYDIS_CATEGORY_STRINGOP ? HOW_SYSTEM : HOW_VECTOR;
     case ZYDIS_MNEMONIC_BT:
     case ZYDIS_MNEMONIC_BTS:
     case ZYDIS_MNEMONIC_BTR:
     case ZYDIS_MNEMONIC_BTC:
-        return t->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE ? HOW_STEP
+        return t->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE ? HOW_SPECIAL
                                                                                                         : HOW_GPR;
     default:
         break;
@@ -176,6 +183,9 @@ static bool emit_one(struct trans *t)
     case HOW_SPECIAL:
         ok = emit_special(t);
         break;
+    case HOW_SYSTEM:
+        ok = emit_system(t);
+        break;
     default:
         ok = false;
         break;
@@ -198,6 +208,7 @@ static void begin(struct trans *t, gpa_t gpa)
     struct tblock *b = t->b;
 
     b->gpa = gpa;
+    b->gpa2 = NO_GPA;
     b->page = t->page;
     b->kind = t->kind;
     b->start = t->base;
@@ -245,21 +256,36 @@ static void take_bytes(struct xlate *x, gpa_t gpa, const uint8_t *host, uint8_t 
 }
 
 /* Copies what may belong to the instruction at `at`, line by line. */
-static void fetch(struct trans *t, gpa_t gpa, const uint8_t *host, unsigned avail, unsigned *have, unsigned at)
+static void fetch(struct trans *t, const struct xl_source *s, unsigned avail, unsigned *have, unsigned at)
 {
     while (*have < avail && *have < at + 15) {
-        unsigned n = (unsigned)(64 - ((gpa + *have) & 63));
+        unsigned n = (unsigned)(64 - ((s->gpa + *have) & 63));
 
         n = n > avail - *have ? avail - *have : n;
-        take_bytes(t->x, gpa + *have, host + *have, t->code + *have, n);
+        take_bytes(t->x, s->gpa + *have, s->host + *have, t->code + *have, n);
         *have += n;
     }
+}
+
+/* The first instruction goes on on the next page. False: that is not it. */
+static bool crosses(struct trans *t, const struct xl_source *s, const ZydisDecoder *d, unsigned have)
+{
+    if (s->gpa2 == NO_GPA || have >= 15)
+        return false;
+    take_bytes(t->x, s->gpa2, s->host2, t->code + have, 15 - have);
+    if (!decode(t, d, t->code, 15))
+        return false;
+    t->b->gpa2 = s->gpa2;
+    t->single = true;
+    return true;
 }
 
 static void one(struct trans *t, bool ok)
 {
     t->side[t->nside].host = (uint16_t)t->e.n;
     t->side[t->nside].guest = (uint16_t)t->off;
+    t->side[t->nside].shadow = t->shadow;
+    bool shadow = t->shadow;
     if (ok) {
         t->next = t->off + t->i.length;
         emit_one(t);
@@ -267,12 +293,16 @@ static void one(struct trans *t, bool ok)
         tr_exit(t, tr_rec(t, X_STEP, t->off));
         t->ended = true;
     }
+    if (shadow)
+        t->shadow = false;
     t->side[t->nside++].commit = (uint16_t)(t->commit ? t->commit : t->e.n);
 }
 
-struct tblock *xl_translate(struct xlate *x, gva_t lin, gpa_t gpa, const uint8_t *host, unsigned kind)
+struct tblock *xl_translate(struct xlate *x, const struct xl_source *s)
 {
     struct trans *t = x->scratch;
+    unsigned kind = x->kind;
+    gva_t lin = s->lin;
     unsigned avail = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK)), have = 0, at = 0;
     ZydisDecoder d;
 
@@ -292,12 +322,16 @@ struct tblock *xl_translate(struct xlate *x, gva_t lin, gpa_t gpa, const uint8_t
     t->e = (struct emit){ .p = x->code.rw + t->base, .max = TR_MAIN };
     t->page = lin & PAGE_MASK;
     t->off = (int32_t)(lin & ~PAGE_MASK);
-    begin(t, gpa);
-    while (!t->ended && t->nside < TR_INSNS && t->nrecs < TR_RECS - 56 && t->e.n < TR_MAIN - 512) {
-        fetch(t, gpa, host, avail, &have, at);
+    begin(t, s->gpa);
+    while (!t->ended && !t->single && t->nside < TR_INSNS && t->nrecs < TR_RECS - 56 && t->e.n < TR_MAIN - 512) {
+        fetch(t, s, avail, &have, at);
         bool ok = at < have && decode(t, &d, t->code + at, have - at);
-        if (!ok && t->nside)
+        if (!ok && t->nside) {
+            t->crossing = have - at < 15 && have == avail;
             break;
+        }
+        if (!ok)
+            ok = crosses(t, s, &d, have);
         one(t, ok);
         at = ok ? at + t->i.length : have;
         t->off = t->next;

@@ -126,12 +126,15 @@ struct xrec *xl_enter(struct xlate *x, const uint8_t *pc)
     uint64_t fl = x->cpu->rflags;
 
     x->fl = ((fl & 0xd5) | 2) << 8 | (fl >> 11 & 1);
+    x->rfl = fl & ~(uint64_t)(X86_FL_ARITH | X86_FL_IF | X86_FL_RF | X86_FL_VM | X86_FL_1);
+    x->if_bit = fl & X86_FL_IF;
     x->target = pc;
+    x->st.entries++;
     atomic_store(&x->in_cache, 1);
     if (unlikely(atomic_load_explicit(&x->attention, memory_order_relaxed)))
         x->target = x->abort;
     u.fn();
     atomic_store_explicit(&x->in_cache, 0, memory_order_release);
-    x->cpu->rflags = (fl & ~(uint64_t)X86_FL_ARITH) | (x->fl >> 8 & 0xd5) | (x->fl & 1) << 11;
+    x->cpu->rflags = x->rfl | x->if_bit | X86_FL_1 | (fl & (X86_FL_RF | X86_FL_VM)) | (x->fl >> 8 & 0xd5) | (x->fl & 1) << 11;
     return (struct xrec *)(void *)(x->code.meta + (uint32_t)x->exit_id);
 }

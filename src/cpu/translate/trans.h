@@ -37,6 +37,9 @@ struct trans {
     int32_t off;  /* of the instruction in its page */
     int32_t next; /* behind it */
     const uint8_t *raw;
+    bool single;   /* an instruction that crosses is a block of its own */
+    bool crossing; /* what follows the block is likely to be one */
+    bool shadow;   /* STI was just before */
     bool ended; /* the instruction was the block's last */
     bool x87_checked, x87_op; /* the latter: the instruction is one */
     uint32_t commit; /* set by an emitter whose tail must not be run again; 0: none */
@@ -78,6 +81,9 @@ void op_lookup(struct trans *t, unsigned size, bool write);
 void op_get(struct trans *t, unsigned host, unsigned g);
 void op_put(struct trans *t, unsigned g, unsigned host);
 
+/* flow.c: leaves the block for the instruction behind this one. */
+void flow_fall_through(struct trans *t);
+void flow_cross_stub(struct trans *t, const struct xrec *r);
 struct xrec *tr_rec(struct trans *t, enum xrec_kind kind, int32_t off);
 void tr_stub(struct trans *t, uint32_t at, const struct xrec *r, enum stub_form form);
 static inline uint32_t tr_recoff(const struct trans *t, const struct xrec *r)
@@ -108,6 +114,7 @@ bool rewrite_vector(struct trans *t);
 bool emit_stack(struct trans *t);
 bool emit_flow(struct trans *t);
 bool emit_special(struct trans *t);
+bool emit_system(struct trans *t);
 /* Common with flow.c: pushes RCX; the address and lookup must have been made by push_lookup. */
 void push_lookup(struct trans *t, unsigned size);
 void push_store(struct trans *t, unsigned size);

@@ -39,6 +39,8 @@ enum {
     KIND_PIC = 1 << 7,  /* runs at any linear address; page_va[] tells */
     KIND_FS = 1 << 8,   /* 32-bit code: FS has 4 GiB */
     KIND_GS = 1 << 9,
+    KIND_SMAP = 1 << 10, /* SMAP is on, so AC is what the context says */
+    KIND_FSGS = 1 << 11, /* RDFSBASE and its like may be used */
     KIND_NONE = 1 << 15, /* not for translated code */
 };
 static inline enum xl_ctx kind_ctx(unsigned kind)
@@ -77,7 +79,8 @@ struct xl_jc {
 };
 
 struct xl_stats {
-    uint64_t blocks, insns, code_bytes, evictions, dead_blocks, misses, fills, flushes, steps, lookups, links, faults, kicks;
+    uint64_t blocks, insns, code_bytes, evictions, dead_blocks, misses, fills, flushes, steps, lookups, links, faults, kicks,
+        entries, miss_steps;
     uint32_t step_op[2048]; /* by ZydisMnemonic */
 };
 
@@ -85,6 +88,11 @@ struct xlate {
     /* Reached from code; keep the offsets small. */
     uint64_t home[16]; /* of R9, R10, R11 */
     uint64_t fl;       /* LAHF; SETO AL: AX */
+    uint64_t rfl;      /* RFLAGS but for the arithmetic flags, IF, RF, VM and the bit that is always 1 */
+    uint64_t if_bit;   /* IF, in its place */
+    uint64_t win_mask; /* IF's place if an interrupt waits for it */
+    uint64_t mask_popf, mask_if, mask_63, mask_31, mask_15;
+    uint64_t tsc_aux;
     struct cpu_state *cpu;
     const uint8_t *target; /* where enter jumps to */
     uint64_t host_rsp;
@@ -100,7 +108,7 @@ struct xlate {
 
     struct vcpu *v;      /* ours */
     struct vcpu inner;   /* the interpreter's */
-    unsigned kind;       /* now */
+    uint32_t kind;       /* now; also set by code */
     bool io_pending;     /* the interpreter waits for the answer to an access */
     bool no_pext;        /* PEXT is slow here */
     bool avx;
@@ -136,7 +144,7 @@ struct xlate {
     uint32_t code_epoch[2];     /* of user and kernel: moves when translations of code may have changed */
     uint64_t code_bloom[2][16];
     struct tblock *hash[1 << 14];
-    struct tblock *frames[1 << 12]; /* chains of blocks by frame */
+    struct frame_ref *frames[1 << 12]; /* blocks by frame */
     struct xl_stats st;
 
     struct xl_jc jc[CTXS];
@@ -171,6 +179,8 @@ struct xrec {
     uint16_t op;
     uint8_t kind, size;
     bool write, cross, indirect;
+    bool rep;    /* of a string instruction; size: log 2 of the item */
+    bool shadow; /* the instruction at off must not be interrupted: STI was before it */
     struct xrec *next;  /* among those linked to the same block */
     struct tblock *to;
 };
@@ -179,11 +189,19 @@ struct xrec {
 struct xside {
     uint16_t host, commit;
     uint16_t guest;
+    bool shadow; /* no interrupt before this one: STI was before it */
+};
+
+struct frame_ref {
+    struct frame_ref *next;
+    struct tblock *b;
+    gpa_t frame; /* NO_GPA: not used */
 };
 
 struct tblock {
-    struct tblock *hnext, *fnext;
-    gpa_t gpa;
+    struct tblock *hnext;
+    struct frame_ref ref[2]; /* in the lists of its frames */
+    gpa_t gpa, gpa2;         /* gpa2: page of the rest of an instruction that crosses, or NO_GPA */
     gva_t page; /* linear page, if not PIC */
     uint32_t kind;
     uint32_t start, entry, end; /* code offsets: entry by jump cache, entry by link, end */
@@ -203,10 +221,17 @@ static inline gva_t block_page(const struct xlate *x, const struct tblock *b)
 int xl_scan_init(struct xlate *x);
 void xl_scan_fini(struct xlate *x);
 /* scan.c: translates at rip; NULL when the first instruction is for the interpreter. */
-struct tblock *xl_translate(struct xlate *x, gva_t lin, gpa_t gpa, const uint8_t *host, unsigned kind);
+struct xl_source {
+    gva_t lin;
+    gpa_t gpa, gpa2;             /* gpa2: page behind, or NO_GPA */
+    const uint8_t *host, *host2; /* of the first byte; of the page behind */
+};
+struct tblock *xl_translate(struct xlate *x, const struct xl_source *s);
 
 /* block.c */
 unsigned xl_kind_now(const struct xlate *x);
+/* Makes it the current one: the jump caches hold blocks of this kind only. */
+void xl_set_kind(struct xlate *x, unsigned kind);
 /* The code to enter for cpu->rip, or NULL: interpret one instruction (also when the fetch would fault). */
 const uint8_t *xl_find(struct xlate *x);
 struct tblock *xl_lookup(struct xlate *x, gva_t lin);
@@ -234,6 +259,12 @@ bool xl_code_gpa(struct xlate *x, gva_t lin, gpa_t *gpa);
 int xl_stubs(struct xlate *x);
 /* Runs code from pc until it exits; returns the record. */
 struct xrec *xl_enter(struct xlate *x, const uint8_t *pc);
+
+/* engine.c: after cpu_state was changed other than by translated code. */
+void xl_refresh(struct xlate *x);
+
+/* fast.c: an instruction in C without the interpreter. False: it must be interpreted. */
+bool xl_fast(struct xlate *x, const struct xrec *r);
 
 /* fault.c */
 int xl_signals_install(void);

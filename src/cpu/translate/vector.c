@@ -71,7 +71,8 @@ static bool differs_in_32(const struct trans *t)
     case ZYDIS_OPCODE_MAP_0F:
         return t->i.opcode == 0x2a || t->i.opcode == 0x6e || t->i.opcode == 0x7e;
     case ZYDIS_OPCODE_MAP_0F3A:
-        return (t->i.opcode >= 0x14 && t->i.opcode <= 0x17) || (t->i.opcode >= 0x20 && t->i.opcode <= 0x22);
+        return (t->i.opcode >= 0x14 && t->i.opcode <= 0x17) || (t->i.opcode >= 0x20 && t->i.opcode <= 0x22) ||
+               t->i.opcode == 0x60 || t->i.opcode == 0x61;
     default:
         return false;
     }
