@@ -15,7 +15,6 @@ from system import APPEND, Ended, Machine, Process, TOP
 RESULT = re.compile(r"^bench (\w+)=([\d.]+)(?: sum=([0-9a-f]+))?$")
 WITHOUT = re.compile(r"^bench (\w+) (failed|skipped): (.*)$")
 SOURCES = ("main.c", "rows.c", "compute.c", "simd.c", "system.c", "process.c", "launch.c")
-BOOT_LIMIT = 300
 
 
 class Result:
@@ -88,7 +87,7 @@ def watch(process, limit, got):
 
     Raises Ended, whose row is the one that was running, or None.
     """
-    row, begin, wait = None, None, BOOT_LIMIT
+    row, begin, wait = None, None, limit + 30
     while True:
         try:
             line, at = process.line(wait)
@@ -114,7 +113,7 @@ def watch(process, limit, got):
 
 
 def one_start(process, jobs, limit, got):
-    """Reads one start of the program or a guest. Returns what is left to do and why, or None when all has been done."""
+    """Reads one start of the program or a guest. None when all jobs came to their end, else the Ended that tells why."""
     try:
         for n, (guest, host) in enumerate(watch(process, limit, got), 1):
             if abs(guest - host) > 0.05 * host + 2e8:
@@ -122,7 +121,7 @@ def one_start(process, jobs, limit, got):
                     got[name] = Result(state="failed", why="the guest's clock counted %.2f s, the host's %.2f s" %
                                        (guest / 1e9, host / 1e9))
             if n == len(jobs):
-                return None
+                break
     except Ended as e:
         return e
     finally:
@@ -136,12 +135,15 @@ def run(start, jobs, limit):
     while jobs:
         before = len(got)
         ended = one_start(start(jobs), jobs, limit, got)
-        if ended and ended.row:
+        if "all" in got:
+            why = got.pop("all").why
+        elif not ended:
+            why = "no result was printed"
+        elif ended.row:
             got[ended.row] = Result(state="failed", why=str(ended))
-        elif ended and len(got) == before:
+        if not ended or len(got) == before:
+            why = str(ended) if ended else why
             for _, names in jobs:
-                got.update((n, Result(state="failed", why=str(ended))) for n in names if n not in got)
-        if ended and "all" in got:
-            raise RuntimeError(got["all"].why)
-        jobs = [(k, left) for k, names in jobs for left in [[n for n in names if n not in got]] if left] if ended else []
+                got.update((n, Result(state="failed", why=why)) for n in names if n not in got)
+        jobs = [(k, left) for k, names in jobs for left in [[n for n in names if n not in got]] if left]
     return got

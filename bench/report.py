@@ -30,6 +30,8 @@ class Report:
         return self.table.get(column, {}).get(row.key)
 
     def ratio(self, row, above, below):
+        if row.unit == "x":
+            return None
         a, b = self.value(above, row), self.value(below, row)
         return a / b if a and b else None
 
@@ -62,11 +64,10 @@ class Report:
         native = [v for v in (self.ratio(r, engine, "native") for r in rows) if v]
         tcg = [(v, r) for v, r in ((self.ratio(r, "tcg", engine), r) for r in rows) if v]
         least = min(tcg, key=lambda x: x[0]) if tcg else (None, None)
-        one, four = (self.table.get(engine, {}).get(k) for k in ("par4_1", "par4_4"))
         got = {
             "native": geomean(native), "tcg": geomean([v for v, _ in tcg]), "least": least[0],
             "least_row": least[1].key if least[1] else None, "without": sum(1 for r in rows if not self.value(engine, r)),
-            "scaling": one / four if group.key == "smp" and one and four else None,
+            "scaling": self.table.get(engine, {}).get("scaling") if group.scaling else None,
         }
         got["passed"] = {
             k: ok for k, ok in (("native", group.native and got["native"] and got["native"] <= group.native),

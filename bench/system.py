@@ -103,11 +103,11 @@ class Machine:
                 "-serial", "stdio", "-no-reboot", "-kernel", self.kernel, "-initrd", joined, "-append", self.append]
 
 
-def boot(machine, system, gazda, tmp):
-    """(seconds to the prompt, bytes over the guest's own memory)."""
+def boot(machine, system, gazda, limit, tmp):
+    """(seconds to the prompt, which must come before limit; bytes over the guest's own memory)."""
     p = Process(machine.command(system, gazda, tmp))
     try:
-        seconds = p.until(PROMPT, 300)
+        seconds = p.until(PROMPT, limit)
         time.sleep(2)
         return seconds, p.status("VmRSS") - p.status("RssShmem")
     finally:
