@@ -320,14 +320,6 @@ static const char usage[] =
     "                 [--bytes HEX [--mode32]] [--pct32 P] [--pct-fuzz P] [--pct-block P] [--max-fail N]\n"
     "                 [--nightly] [--strict-flags] [--fpu-pointers] [--verbose]\n";
 
-/* One a line, for tools/testrun. */
-static _Noreturn void list_engines(void)
-{
-    for (unsigned i = 0; i < ARRAY_LEN(engines); i++)
-        puts(engines[i]->name);
-    exit(0);
-}
-
 static int parse(struct opts *o, int argc, char **argv)
 {
     static const struct option lo[] = {
@@ -372,7 +364,8 @@ static int parse(struct opts *o, int argc, char **argv)
             o->seconds = 3600;
             break;
         case 'l':
-            list_engines();
+            engines_list();
+            exit(0);
         case 'v':
             o->verbose = true;
             break;

@@ -6,6 +6,7 @@
 #ifndef GAZDA_TESTS_UNIT_ENGINES_H
 #define GAZDA_TESTS_UNIT_ENGINES_H
 
+#include <stdio.h>
 #include <string.h>
 
 #include "cpu/engine.h"
@@ -21,6 +22,13 @@ static inline const struct engine_ops *engine_find(const char *name)
         if (!strcmp(engines[i]->name, name))
             return engines[i];
     return NULL;
+}
+
+/* One a line, for tools/testrun. */
+static inline void engines_list(void)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(engines); i++)
+        puts(engines[i]->name);
 }
 
 #endif
