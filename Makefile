@@ -48,6 +48,8 @@ INSNOBJ := $(INSNSRC:%.c=$(OBJ)/%.o) $(patsubst %.S,$(OBJ)/%.o,$(wildcard tests/
 INSN := $(if $(INSNSRC),$(TESTDIR)/insn)
 FUZZSRC := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ := $(FUZZSRC:tests/fuzz/%.c=$(TESTDIR)/%)
+# tests/fuzz/*.c not called fuzz_* is shared by all fuzzers.
+FUZZOBJ := $(patsubst %.c,$(OBJ)/%.o,$(filter-out $(FUZZSRC),$(wildcard tests/fuzz/*.c)) tests/insn/value.c)
 
 .PHONY: all run unit insn fuzz e2e lint check check-nightly bench fmt install clean tests deps guests
 all: $(BIN)
@@ -90,7 +92,7 @@ $(OBJ)/%.o: %.S $(FLAGS) | $(DEPS)
 $(UNIT): $(TESTDIR)/%: $(OBJ)/tests/unit/%.o $(UNITOBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
-$(FUZZ): $(TESTDIR)/%: $(OBJ)/tests/fuzz/%.o $(UNITOBJ) $(LIB)
+$(FUZZ): $(TESTDIR)/%: $(OBJ)/tests/fuzz/%.o $(FUZZOBJ) $(UNITOBJ) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 $(TESTDIR)/insn: $(INSNOBJ) $(LIB)
@@ -156,4 +158,4 @@ clean:
 	rm -rf $(filter-out $(OUT)/cache,$(wildcard $(OUT)/* $(OUT)/.deps))
 
 .SECONDARY:
--include $(SRC:%.c=$(OBJ)/%.d) $(patsubst %.c,$(OBJ)/%.d,$(UNITSRC) $(INSNSRC) $(FUZZSRC))
+-include $(SRC:%.c=$(OBJ)/%.d) $(patsubst %.c,$(OBJ)/%.d,$(wildcard tests/unit/*.c tests/insn/*.c tests/fuzz/*.c))

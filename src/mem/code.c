@@ -2,14 +2,15 @@
 /*
  * Code tracking: which 64-byte lines of which frames somebody decoded, and a generation for each frame.
  *
- * Writer:  store; test flags; if CODE: full fence, read lines; if hit: lines = 0, gen += 1.
- * Marker:  set flags and lines; barrier; read gen; read the bytes.
+ * Writer:  store; test flags; if CODE: full fence, read lines; if hit: under the lock, gen += 1, lines = 0.
+ * Marker:  read gen; set flags; barrier; under the lock, set lines; read the bytes.
  *
  * Why it is exact: the marker's first barrier on a frame is a membarrier, which makes every running thread execute a
  * full fence. A writer whose flag test missed CODE therefore stored before that fence, and the marker reads the new
  * bytes. A writer that saw CODE fences itself, and either sees the line (and moves the generation after the store, so
- * what the marker decoded is thrown away) or stored before the marker read. Lines are cleared before the generation
- * moves: cleared after, a mark made in between would be lost while its generation stands.
+ * what the marker decoded is thrown away), or stored before the marker read, or finds that another writer has cleared
+ * the line. The generation moves first, so whoever finds the line cleared finds the generation moved; and no mark is
+ * made between the two, where it would be lost though its generation stands: hence the lock.
  */
 #include <linux/membarrier.h>
 #include <string.h>
@@ -92,7 +93,9 @@ void mem_code_mark(struct mem *m, gpa_t gpa, uint64_t len)
         }
         lock_drop(&m->lock);
     }
+    lock_take(&m->lock);
     __atomic_fetch_or(&m->lines[f], mask, __ATOMIC_SEQ_CST);
+    lock_drop(&m->lock);
 }
 
 const volatile uint32_t *mem_code_gen(struct mem *m, gpa_t gpa)
@@ -116,10 +119,13 @@ bool mem_code_written(struct mem *m, gpa_t gpa, uint64_t len)
         full_fence();
         if (!(__atomic_load_n(&m->lines[f], __ATOMIC_SEQ_CST) & line_mask(off, end)))
             continue;
-        __atomic_exchange_n(&m->lines[f], 0, __ATOMIC_SEQ_CST);
+        lock_take(&m->lock);
         __atomic_fetch_add(&m->gen[f], 1, __ATOMIC_SEQ_CST);
-        __atomic_fetch_add(&m->code_writes, 1, __ATOMIC_RELAXED);
+        /* before the marks go: a writer that finds none must find its own engine told */
         tell_code(m, gpa + (off - first), true);
+        __atomic_exchange_n(&m->lines[f], 0, __ATOMIC_SEQ_CST);
+        lock_drop(&m->lock);
+        __atomic_fetch_add(&m->code_writes, 1, __ATOMIC_RELAXED);
         hit = true;
     }
     return hit;

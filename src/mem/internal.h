@@ -24,7 +24,7 @@ struct mem {
     uint64_t private_frames, code_frames, code_writes;
     bool expedited;     /* membarrier's private expedited command works */
     void *barrier_page; /* stand-in where it does not */
-    struct lock lock;   /* listeners; marking of new code frames */
+    struct lock lock;   /* listeners; code.c: flags, lines and gen */
     struct {
         const struct mem_listener *l;
         void *arg;

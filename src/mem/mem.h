@@ -4,11 +4,13 @@
  * host pointers. The private page of a frame lies at a fixed file offset: its gpa below the MMIO gap, its gpa
  * minus the gap above it, so linear ranges map with one mmap.
  *
- * Code tracking. An engine that caches decoded or translated code marks the lines it decoded (mem_code_mark)
- * before it reads them, remembers mem_code_gen of the frame, and trusts its copy while the generation stands.
- * Whoever writes guest memory must, after the store, test MEM_F_CODE of the frame and call mem_code_written if it
- * is set; the functions here do so. Marking runs an expedited membarrier, so a store whose flag test came too
- * early is visible to the marker's reads: that makes the test after the store sufficient without a fence.
+ * Code tracking. An engine that caches decoded or translated code remembers mem_code_gen of the frame, then marks
+ * the lines it decodes (mem_code_mark), then reads them, and trusts its copy while the generation stands. Whoever
+ * writes guest memory must, after the store, test MEM_F_CODE of the frame and call mem_code_written if it is set; the
+ * functions here do so. One who stores from cached code, and so may have hit the instructions that come next, must
+ * leave them if that says true, and also if their generation has moved: another's write may have spent the mark.
+ * Marking runs an expedited membarrier, so a store whose flag test came too early is visible to the marker's reads:
+ * that makes the test after the store sufficient without a fence.
  */
 #ifndef GAZDA_MEM_MEM_H
 #define GAZDA_MEM_MEM_H
@@ -41,7 +43,8 @@ struct mem_listener {
     void (*protect)(void *arg, gpa_t gpa, uint64_t len); /* writes must ask again */
     /* For those who do not test MEM_F_CODE after each store: the frame begins to hold code (stores must ask again). */
     void (*code_marked)(void *arg, gpa_t gpa);
-    void (*code_written)(void *arg, gpa_t gpa); /* marked code of the frame was written; need not wait */
+    /* Marked code of the frame was written. Only takes note of it, for a lock is held; need not wait. */
+    void (*code_written)(void *arg, gpa_t gpa);
 };
 
 struct mem_stats {

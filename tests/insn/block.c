@@ -1,31 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Blocks: 2 to 32 instructions with branches among them. A few registers hold addresses and are written by nothing, so
- * that memory operands stay inside the pages whatever the other instructions compute; one more counts a loop. Branches
- * go forward, but for the loop; calls go to a piece that returns. A fault or trap may still end a block early.
+ * Blocks: 2 to 32 instructions with branches among them (flow.c). A few registers hold addresses and are written by
+ * nothing, so that memory operands stay inside the pages whatever the other instructions compute; others count loops.
+ * Half of the blocks lie across the end of the first code page or run over that of the last, behind which nothing is
+ * mapped. A fault or trap may end a block early.
  */
 #include <string.h>
 
-#include "gen.h"
+#include "block.h"
 
-enum { MAX_INSNS = 32, MAX_BYTES = INSN_CODE_MAX - 16, COUNTER = X86_RBP, TRIES = 60 };
-
-struct jump { /* a displacement to be filled in when its target is known */
-    uint16_t at, end;
-    uint8_t size, target; /* bytes; number of the instruction */
-};
-
-struct block {
-    struct gen *g;
-    struct rng *r;
-    struct insn_case *c;
-    uint32_t fixed; /* bit per register that must keep its value */
-    unsigned n;     /* instructions so far */
-    uint16_t start[MAX_INSNS + 40];
-    unsigned jumps;
-    struct jump jump[MAX_INSNS];
-    unsigned loop_at; /* number of the loop's first instruction, 0 = no loop open */
-};
+enum { TRIES = 60 };
 
 static int gpr_of(ZydisRegister reg)
 {
@@ -48,19 +32,14 @@ static bool is_fixed(const struct block *b, ZydisRegister reg)
 
 static bool is_pointer(const struct block *b, ZydisRegister reg)
 {
-    return is_fixed(b, reg) && gpr_of(reg) != COUNTER;
+    return is_fixed(b, reg) && !(b->counters >> gpr_of(reg) & 1);
 }
 
-static void emit(struct block *b, const void *bytes, unsigned len)
+void block_emit(struct block *b, const void *bytes, unsigned len)
 {
     b->start[b->n++] = b->c->code_len;
     memcpy(b->c->code + b->c->code_len, bytes, len);
     b->c->code_len = (uint16_t)(b->c->code_len + len);
-}
-
-static bool room(const struct block *b, unsigned insns)
-{
-    return b->n + insns <= MAX_INSNS && b->c->code_len + insns * 15 <= MAX_BYTES;
 }
 
 /* ---- plain instructions ---- */
@@ -214,27 +193,18 @@ static void add_plain(struct block *b)
         if (!gen_encode(&i, fm) || isa_denied(&i.z, i.ops) || !fits(b, &i))
             continue;
         fm->hits++;
-        emit(b, i.buf, i.z.length);
+        block_emit(b, i.buf, i.z.length);
         return;
     }
 }
 
-/* ---- set pieces ---- */
-
-/* What comes next belongs together: nothing may jump into its middle. */
-static void whole(struct block *b)
+void block_mov(struct block *b, unsigned reg, uint32_t v)
 {
-    for (unsigned k = 0; k < b->jumps; k++)
-        if (b->jump[k].target > b->n)
-            b->jump[k].target = (uint8_t)b->n;
-}
+    uint8_t x[6] = { 0x41, (uint8_t)(0xb8 + (reg & 7)) };
+    unsigned skip = reg < 8;
 
-static void add_mov_imm(struct block *b, unsigned reg, uint32_t v)
-{
-    uint8_t x[5] = { (uint8_t)(0xb8 + reg) };
-
-    memcpy(x + 1, &v, 4);
-    emit(b, x, sizeof(x));
+    memcpy(x + 2, &v, 4);
+    block_emit(b, x + skip, 6 - skip);
 }
 
 static void add_string(struct block *b)
@@ -243,12 +213,12 @@ static void add_string(struct block *b)
     uint8_t x[4];
     unsigned n = 0;
 
-    if (!room(b, 4))
+    if (!block_room(b, 4) || (b->fixed >> X86_RCX & 1))
         return;
-    whole(b);
-    add_mov_imm(b, X86_RSI, (uint32_t)(INSN_DATA + 0x400 + rng_below(b->r, 0x1800)));
-    add_mov_imm(b, X86_RDI, (uint32_t)(INSN_DATA + 0x400 + rng_below(b->r, 0x1800)));
-    add_mov_imm(b, X86_RCX, (uint32_t)rng_below(b->r, 20));
+    flow_whole(b);
+    block_mov(b, X86_RSI, (uint32_t)(INSN_DATA + 0x400 + rng_below(b->r, 0x1800)));
+    block_mov(b, X86_RDI, (uint32_t)(INSN_DATA + 0x400 + rng_below(b->r, 0x1800)));
+    block_mov(b, X86_RCX, (uint32_t)rng_below(b->r, 20));
     if (rng_pct(b->r, 70))
         x[n++] = rng_pct(b->r, 70) ? 0xf3 : 0xf2;
     if (rng_pct(b->r, 25))
@@ -256,115 +226,7 @@ static void add_string(struct block *b)
     if (!b->c->mode32 && rng_pct(b->r, 40))
         x[n++] = 0x48;
     x[n++] = op[rng_below(b->r, sizeof(op))];
-    emit(b, x, n);
-}
-
-/* A branch to instruction number `target`, which may not exist yet: then the end of the block. */
-static void add_jump(struct block *b, int cc, unsigned target)
-{
-    bool near8 = target > b->n && target - b->n <= 6 && rng_pct(b->r, 70);
-    uint8_t x[6] = { 0 };
-    unsigned n = 0, disp = near8 ? 1 : 4;
-
-    if (near8) {
-        x[n++] = cc < 0 ? 0xeb : (uint8_t)(0x70 + cc);
-    } else if (cc < 0) {
-        x[n++] = 0xe9;
-    } else {
-        x[n++] = 0x0f;
-        x[n++] = (uint8_t)(0x80 + cc);
-    }
-    b->jump[b->jumps++] = (struct jump){
-        .at = (uint16_t)(b->c->code_len + n),
-        .end = (uint16_t)(b->c->code_len + n + disp),
-        .size = (uint8_t)disp,
-        .target = (uint8_t)target,
-    };
-    emit(b, x, n + disp);
-}
-
-/* call 1f; jmp 2f; 1: ...; ret; 2: */
-static void add_call(struct block *b)
-{
-    unsigned at = b->n;
-    uint8_t call[5] = { 0xe8 };
-
-    if (!room(b, 6) || b->jumps + 2 > MAX_INSNS)
-        return;
-    whole(b);
-    b->jump[b->jumps++] = (struct jump){
-        .at = (uint16_t)(b->c->code_len + 1),
-        .end = (uint16_t)(b->c->code_len + 5),
-        .size = 4,
-        .target = (uint8_t)(at + 2),
-    };
-    emit(b, call, sizeof(call));
-    uint16_t jmp_at = b->c->code_len;
-
-    emit(b, "\xe9\0\0\0", 5);
-    emit(b, "\x0f\x94\xc0", 3); /* setz al */
-    emit(b, "\x0f\x92\xc2", 3); /* setb dl */
-    if (rng_pct(b->r, 80))
-        emit(b, "\xc3", 1);
-    else
-        emit(b, "\xf3\xc3", 2);
-    b->jump[b->jumps++] = (struct jump){
-        .at = (uint16_t)(jmp_at + 1), .end = (uint16_t)(jmp_at + 5), .size = 4, .target = (uint8_t)b->n
-    };
-}
-
-/* lea rax, [rip + target]; jmp rax. 32-bit: mov eax, target; jmp eax. */
-static void add_indirect(struct block *b)
-{
-    unsigned target = b->n + 2 + (unsigned)rng_below(b->r, 4);
-    uint8_t lea[7] = { 0x48, 0x8d, 0x05 };
-
-    if (!room(b, 2) || b->c->mode32 || b->jumps >= MAX_INSNS)
-        return;
-    whole(b);
-    b->jump[b->jumps++] = (struct jump){
-        .at = (uint16_t)(b->c->code_len + 3),
-        .end = (uint16_t)(b->c->code_len + 7),
-        .size = 4,
-        .target = (uint8_t)target,
-    };
-    emit(b, lea, sizeof(lea));
-    emit(b, "\xff\xe0", 2);
-}
-
-static void open_loop(struct block *b)
-{
-    if (b->loop_at || !room(b, 6) || b->fixed >> COUNTER & 1)
-        return;
-    whole(b);
-    add_mov_imm(b, COUNTER, 1 + (uint32_t)rng_below(b->r, 5));
-    b->fixed |= 1U << COUNTER;
-    b->loop_at = b->n;
-}
-
-static void close_loop(struct block *b)
-{
-    if (!b->loop_at || b->jumps >= MAX_INSNS)
-        return;
-    whole(b);
-    emit(b, "\x83\xed\x01", 3); /* sub ebp, 1 */
-    add_jump(b, 5, b->loop_at);
-    b->fixed &= ~(1U << COUNTER);
-    b->loop_at = 0;
-}
-
-/* ---- the whole ---- */
-
-static void resolve(struct block *b)
-{
-    for (unsigned k = 0; k < b->jumps; k++) {
-        const struct jump *j = &b->jump[k];
-        int32_t rel = (j->target < b->n ? b->start[j->target] : b->c->code_len) - j->end;
-
-        if (j->size == 1 && (rel > 127 || rel < -128))
-            rel = 0;
-        memcpy(b->c->code + j->at, &rel, j->size);
-    }
+    block_emit(b, x, n);
 }
 
 static void pointers(struct block *b)
@@ -388,44 +250,52 @@ static void pointers(struct block *b)
     }
 }
 
+/* Where the code begins. */
+static uint16_t place(struct rng *r)
+{
+    unsigned p = (unsigned)rng_below(r, 100);
+
+    if (p < 45)
+        return (uint16_t)(PAGE_SIZE - rng_below(r, 120));
+    if (p < 48)
+        return (uint16_t)(2 * PAGE_SIZE - 1 - rng_below(r, 120));
+    return (uint16_t)(0x100 + rng_below(r, 0x1c00));
+}
+
+/* Cuts what does not fit into the last page, and notes whether an instruction lies across the first page's end. */
+static void finish(struct block *b)
+{
+    struct insn_case *c = b->c;
+
+    for (unsigned k = 0; k < b->n; k++) {
+        int from = c->code_off + b->start[k], to = c->code_off + (k + 1 < b->n ? b->start[k + 1] : c->code_len);
+
+        b->g->straddling += from < (int)PAGE_SIZE && to > (int)PAGE_SIZE;
+    }
+    if (c->code_off + c->code_len > 2 * (int)PAGE_SIZE)
+        c->code_len = (uint16_t)(2 * PAGE_SIZE - c->code_off);
+    c->insns = (uint16_t)b->n;
+    c->in.rip = INSN_CODE + c->code_off;
+}
+
 void gen_block(struct gen *g, struct rng *r, struct insn_case *c)
 {
     struct block b = { .g = g, .r = r, .c = c };
     unsigned want = 2 + (unsigned)rng_below(r, MAX_INSNS - 1);
 
     c->code_len = 0;
-    c->code_off = (uint16_t)(rng_pct(r, 30) ? PAGE_SIZE - rng_below(r, 300) : 0x100 + rng_below(r, 0x1c00));
+    c->code_off = place(r);
     pointers(&b);
-    while (b.n < want && room(&b, 4)) {
-        switch (rng_below(r, 20)) {
-        case 0:
-            add_jump(&b, (int)rng_below(r, 16), b.n + 1 + (unsigned)rng_below(r, 8));
-            break;
-        case 1:
-            if (rng_pct(r, 50))
-                add_jump(&b, -1, b.n + 1 + (unsigned)rng_below(r, 3));
-            else
-                add_indirect(&b);
-            break;
-        case 2:
-            if (!b.loop_at)
-                add_call(&b);
-            break;
-        case 3:
+    while (b.n < want && block_room(&b, 4)) {
+        unsigned p = (unsigned)rng_below(r, 20);
+
+        if (p < 6)
+            flow_add(&b);
+        else if (p < 7)
             add_string(&b);
-            break;
-        case 4:
-            open_loop(&b);
-            break;
-        case 5:
-            close_loop(&b);
-            break;
-        default:
+        else
             add_plain(&b);
-        }
     }
-    close_loop(&b);
-    resolve(&b);
-    c->insns = (uint16_t)b.n;
-    c->in.rip = INSN_CODE + c->code_off;
+    flow_finish(&b);
+    finish(&b);
 }

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cpu/engine.h"
+#include "../unit/engines.h"
 #include "insn.h"
 #include "mem/mem.h"
 #include "watch.h"
@@ -266,19 +266,9 @@ static void eng_free(struct insn_runner *r)
     free(e);
 }
 
-static const struct engine_ops *find_engine(const char *name)
-{
-    static const struct engine_ops *const all[] = { &engine_interp, &engine_translate };
-
-    for (unsigned i = 0; i < ARRAY_LEN(all); i++)
-        if (!strcmp(all[i]->name, name))
-            return all[i];
-    return NULL;
-}
-
 struct insn_runner *insn_engine_new(const char *name, const struct insn_host *h)
 {
-    const struct engine_ops *ops = find_engine(name);
+    const struct engine_ops *ops = engine_find(name);
     struct eng *e = insn_alloc(sizeof(*e));
     struct err err = { "" };
 

@@ -14,7 +14,8 @@ struct gen {
     const struct insn_host *host;
     unsigned pct32, pct_fuzz, pct_block;
     struct x86_fpu scratch;
-    uint64_t fuzz, blocks; /* how many were made */
+    uint64_t fuzz, blocks;         /* how many were made */
+    uint64_t straddling, backward; /* blocks across the page boundary inside an instruction; backward branches */
 };
 
 /* One instruction being made: its bytes, and the case whose state its operands are solved in. */
@@ -40,7 +41,7 @@ bool gen_encode(struct gen_insn *i, struct form *fm);
 void gen_fuzz_bytes(struct gen_insn *i);
 /* operand.c: makes the operands meaningful: addresses, counts, branch targets. Changes i->buf and the state. */
 void gen_solve(struct gen_insn *i);
-/* block.c: a case of 2 to 32 instructions. */
+/* block.c, flow.c: a case of 2 to 32 instructions. */
 void gen_block(struct gen *g, struct rng *r, struct insn_case *c);
 /* state.c */
 void gen_fpu(struct gen *g, struct rng *r, struct x86_fpu *f);

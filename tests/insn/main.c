@@ -12,6 +12,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "../unit/engines.h"
 #include "gen.h"
 #include "watch.h"
 
@@ -249,6 +250,9 @@ static void summary(const struct run *r)
     for (unsigned i = 0; i < 32; i++)
         if (t->vector[i])
             printf(" %u:%" PRIu64, i, t->vector[i]);
+    if (r->g.blocks)
+        printf("\nblocks: %" PRIu64 " with an instruction across two pages, %" PRIu64 " backward branches",
+               r->g.straddling, r->g.backward);
     printf("\ninsn_diff: engine %s, seed %#" PRIx64 ": %" PRIu64 " cases (%" PRIu64 " raw fuzz, %" PRIu64
            " blocks), %" PRIu64 " equal, %" PRIu64 " different, %" PRIu64 " lost, %" PRIu64 " system calls\n",
            r->o.engine, r->o.seed, t->ran, r->g.fuzz, r->g.blocks, t->equal, t->failed, t->lost, t->syscalls);
@@ -311,19 +315,20 @@ static void teardown(struct run *r)
 }
 
 static const char usage[] =
-    "usage: insn_diff [--engine host|interp] [--count N] [--seed S] [--seconds T] [--only MNEMONIC] [--isa SET]\n"
+    "usage: insn_diff [--engine host|NAME] [--list-engines] [--count N] [--seed S] [--seconds T] [--only MNEMONIC] "
+    "[--isa SET]\n"
     "                 [--bytes HEX [--mode32]] [--pct32 P] [--pct-fuzz P] [--pct-block P] [--max-fail N]\n"
     "                 [--nightly] [--strict-flags] [--fpu-pointers] [--verbose]\n";
 
 static int parse(struct opts *o, int argc, char **argv)
 {
     static const struct option lo[] = {
-        { "engine", 1, NULL, 'e' },       { "count", 1, NULL, 'n' },    { "seed", 1, NULL, 's' },
-        { "seconds", 1, NULL, 't' },      { "only", 1, NULL, 'o' },     { "isa", 1, NULL, 'i' },
-        { "bytes", 1, NULL, 'b' },        { "mode32", 0, NULL, '3' },   { "verbose", 0, NULL, 'v' },
-        { "pct32", 1, NULL, 'p' },        { "pct-fuzz", 1, NULL, 'f' }, { "pct-block", 1, NULL, 'k' },
-        { "nightly", 0, NULL, 'N' },      { "max-fail", 1, NULL, 'm' }, { "strict-flags", 0, NULL, 'F' },
-        { "fpu-pointers", 0, NULL, 'P' }, { NULL, 0, NULL, 0 },
+        { "engine", 1, NULL, 'e' },       { "count", 1, NULL, 'n' },        { "seed", 1, NULL, 's' },
+        { "seconds", 1, NULL, 't' },      { "only", 1, NULL, 'o' },         { "isa", 1, NULL, 'i' },
+        { "bytes", 1, NULL, 'b' },        { "mode32", 0, NULL, '3' },       { "verbose", 0, NULL, 'v' },
+        { "pct32", 1, NULL, 'p' },        { "pct-fuzz", 1, NULL, 'f' },     { "pct-block", 1, NULL, 'k' },
+        { "nightly", 0, NULL, 'N' },      { "max-fail", 1, NULL, 'm' },     { "strict-flags", 0, NULL, 'F' },
+        { "fpu-pointers", 0, NULL, 'P' }, { "list-engines", 0, NULL, 'l' }, { NULL, 0, NULL, 0 },
     };
     int ch;
 
@@ -358,6 +363,9 @@ static int parse(struct opts *o, int argc, char **argv)
         case 'N':
             o->seconds = 3600;
             break;
+        case 'l':
+            engines_list();
+            exit(0);
         case 'v':
             o->verbose = true;
             break;
@@ -392,7 +400,7 @@ int main(int argc, char **argv)
     static struct run r;
 
     r.o = (struct opts){ .argv0 = argv[0],
-                         .engine = "interp",
+                         .engine = engines[0]->name,
                          .count = 60000,
                          .max_fail = 10,
                          .pct32 = 20,

@@ -9,6 +9,7 @@
 #ifndef GAZDA_TESTS_UNIT_INTERP_MACHINE_H
 #define GAZDA_TESTS_UNIT_INTERP_MACHINE_H
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,16 +82,19 @@ static inline void im_done(struct im *t)
 }
 
 /* A processor on the RAM of another one, or (NULL) on RAM of its own. */
-static inline struct im *im_new_on(struct mem *mem)
+static inline struct im *im_new_on(const struct engine_ops *ops, struct mem *mem)
 {
     struct im *t = calloc(1, sizeof(*t));
     struct cpu_state *c;
 
     x86_model_host(&t->model, 1, 1000000);
-    t->v.ops = &engine_interp;
+    t->v.ops = ops;
     t->v.mem = mem ? mem : mem_new(64UL << 20, NULL);
     t->v.model = &t->model;
-    engine_interp.create(&t->v);
+    if (ops->create(&t->v)) {
+        fprintf(stderr, "engine %s cannot be created\n", ops->name);
+        abort();
+    }
     t->c = t->v.cpu;
     if (!mem)
         im_tables(t);
@@ -113,16 +117,23 @@ static inline struct im *im_new_on(struct mem *mem)
     return t;
 }
 
-static inline struct im *im_new(void)
+static inline struct im *im_new(const struct engine_ops *ops)
 {
-    return im_new_on(NULL);
+    return im_new_on(ops, NULL);
 }
 
+/* One that came from im_new_on, before the owner of its RAM. */
+static inline void im_free_on(struct im *t)
+{
+    t->v.ops->destroy(&t->v);
+    free(t);
+}
 static inline void im_free(struct im *t)
 {
-    engine_interp.destroy(&t->v);
-    mem_free(t->v.mem);
-    free(t);
+    struct mem *mem = t->v.mem;
+
+    im_free_on(t);
+    mem_free(mem);
 }
 
 /* Runs to the next exit and makes t->c exact. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The interpreter's core on hand-written programs: faults that change nothing, self-modifying code, page crossings,
+ * An engine's core on hand-written programs: faults that change nothing, self-modifying code, page crossings,
  * stepping, break and watch points, replayed I/O, the block cache under pressure.
  */
 #include <stdarg.h>
@@ -10,11 +10,12 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "engine_tests.h"
 #include "interp_machine.h"
 
 static int set_up(void **state)
 {
-    *state = im_new();
+    *state = im_new(*state);
     return 0;
 }
 static int tear_down(void **state)
@@ -471,7 +472,8 @@ static void test_cache_pressure(void **state)
         assert_int_equal(im_run(t), EXIT_HLT);
         assert_int_equal(t->c->gpr[X86_RAX], n);
     }
-    assert_true(t->v.stats.cache_flushes > 2);
+    if (t->v.ops == &engine_interp) /* another's cache may be larger */
+        assert_true(t->v.stats.cache_flushes > 2);
 }
 
 static void test_string_runs(void **state)
@@ -628,5 +630,5 @@ int main(void)
         TEST(test_string_runs), TEST(test_string_fault),         TEST(test_legacy_modes),
         TEST(test_step_hlt),    TEST(test_alignment_check),      TEST(test_bit_strings),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return ENGINE_TESTS_RUN("interp_core", tests);
 }

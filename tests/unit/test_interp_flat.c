@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * 32-bit addresses in flat segments, which the interpreter checks by a short cut: it must agree with the full check
+ * 32-bit addresses in flat segments, which an engine may check by a short cut: it must agree with the full check
  * at the ends of the segment, and must not be taken by any other kind of segment.
  */
 #include <setjmp.h>
@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "engine_tests.h"
 #include "interp_machine.h"
 
 enum { WORD = 0x44332211, FLAT_DATA = 3 | X86_SEG_S | X86_SEG_P | X86_SEG_DB | X86_SEG_G };
@@ -42,38 +43,36 @@ static int run32(struct im *t, const struct access *a, const char *code, size_t 
 }
 #define RUN32(t, a, code) run32((t), (a), (code), sizeof(code) - 1)
 
-static void loads(const struct access *a)
+static void loads(const struct engine_ops *ops, const struct access *a)
 {
-    struct im *t = im_new();
+    struct im *t = im_new(ops);
     assert_int_equal(RUN32(t, a, LOAD), -1);
     assert_int_equal(t->c->gpr[X86_RAX], WORD);
     im_free(t);
 }
 
-static void faults(const struct access *a)
+static void faults(const struct engine_ops *ops, const struct access *a)
 {
-    struct im *t = im_new();
+    struct im *t = im_new(ops);
     assert_int_equal(RUN32(t, a, LOAD), X86_GP);
     im_free(t);
 }
 
 static void test_flat(void **state)
 {
-    (void)state;
-    loads(&(struct access){ 0, UINT32_MAX, FLAT_DATA, IM_DATA });
-    loads(&(struct access){ 0x1000, UINT32_MAX, FLAT_DATA, IM_DATA - 0x1000 });
+    loads(*state, &(struct access){ 0, UINT32_MAX, FLAT_DATA, IM_DATA });
+    loads(*state, &(struct access){ 0x1000, UINT32_MAX, FLAT_DATA, IM_DATA - 0x1000 });
     /* The linear address wraps; the offset does not. */
-    loads(&(struct access){ IM_DATA + 0x1000, UINT32_MAX, FLAT_DATA, 0xfffff000 });
-    loads(&(struct access){ IM_DATA + 4, UINT32_MAX, FLAT_DATA, 0xfffffffc });
-    faults(&(struct access){ IM_DATA + 3, UINT32_MAX, FLAT_DATA, 0xfffffffd });
-    faults(&(struct access){ 0, UINT32_MAX, FLAT_DATA, 0xffffffff });
+    loads(*state, &(struct access){ IM_DATA + 0x1000, UINT32_MAX, FLAT_DATA, 0xfffff000 });
+    loads(*state, &(struct access){ IM_DATA + 4, UINT32_MAX, FLAT_DATA, 0xfffffffc });
+    faults(*state, &(struct access){ IM_DATA + 3, UINT32_MAX, FLAT_DATA, 0xfffffffd });
+    faults(*state, &(struct access){ 0, UINT32_MAX, FLAT_DATA, 0xffffffff });
 }
 
 static void test_offset_wraps(void **state)
 {
     const struct access a = { 0, UINT32_MAX, FLAT_DATA, 0xfffffff7 };
-    struct im *t = im_new();
-    (void)state;
+    struct im *t = im_new(*state);
     im_edit(t)->gpr[X86_RCX] = (IM_DATA + 8) / 4;
     im_done(t);
     assert_int_equal(RUN32(t, &a, LOAD_SIB), -1);
@@ -84,8 +83,7 @@ static void test_offset_wraps(void **state)
 static void test_byte_at_end(void **state)
 {
     const struct access a = { IM_DATA + 1, UINT32_MAX, FLAT_DATA, UINT32_MAX };
-    struct im *t = im_new();
-    (void)state;
+    struct im *t = im_new(*state);
     assert_int_equal(RUN32(t, &a, LOAD8), -1);
     assert_int_equal(t->c->gpr[X86_RAX], WORD & 0xff);
     im_free(t);
@@ -95,35 +93,33 @@ static void test_stack(void **state)
 {
     const struct access end = { IM_DATA + 3, UINT32_MAX, FLAT_DATA, 0xfffffffd },
                         push = { IM_DATA + 8, UINT32_MAX, FLAT_DATA, 0 };
-    struct im *t = im_new();
-    (void)state;
+    struct im *t = im_new(*state);
     assert_int_equal(RUN32(t, &push, PUSH), -1); /* ESP 0 wraps to 0xfffffffc, linear IM_DATA + 4 */
     assert_int_equal(t->c->gpr[X86_RSP], 0xfffffffc);
     assert_int_equal(im_get64(t, IM_DATA), WORD);
     im_free(t);
-    t = im_new();
+    t = im_new(*state);
     assert_int_equal(RUN32(t, &end, LOAD_SS), X86_SS);
     im_free(t);
 }
 
 static void test_not_flat(void **state)
 {
-    (void)state;
-    loads(&(struct access){ 0, IM_DATA + 3, FLAT_DATA, IM_DATA });
-    faults(&(struct access){ 0, IM_DATA + 2, FLAT_DATA, IM_DATA });
-    faults(&(struct access){ 0, UINT32_MAX, FLAT_DATA | 4, IM_DATA }); /* expand-down: nothing is above 4 GiB */
-    faults(&(struct access){ 0, UINT32_MAX, 9 | (FLAT_DATA & ~0xf), IM_DATA }); /* execute-only code */
-    loads(&(struct access){ 0, UINT32_MAX, 0xb | (FLAT_DATA & ~0xf), IM_DATA });
-    loads(&(struct access){ 0, UINT32_MAX, 1 | (FLAT_DATA & ~0xf), IM_DATA });
+    loads(*state, &(struct access){ 0, IM_DATA + 3, FLAT_DATA, IM_DATA });
+    faults(*state, &(struct access){ 0, IM_DATA + 2, FLAT_DATA, IM_DATA });
+    faults(*state, &(struct access){ 0, UINT32_MAX, FLAT_DATA | 4, IM_DATA }); /* expand-down: nothing is above 4 GiB */
+    faults(*state, &(struct access){ 0, UINT32_MAX, 9 | (FLAT_DATA & ~0xf), IM_DATA }); /* execute-only code */
+    loads(*state, &(struct access){ 0, UINT32_MAX, 0xb | (FLAT_DATA & ~0xf), IM_DATA });
+    loads(*state, &(struct access){ 0, UINT32_MAX, 1 | (FLAT_DATA & ~0xf), IM_DATA });
     static const uint32_t no_write[] = { 1, 0xb };
     for (size_t i = 0; i < ARRAY_LEN(no_write); i++) {
         const struct access a = { 0, UINT32_MAX, no_write[i] | (FLAT_DATA & ~0xf), IM_DATA };
-        struct im *t = im_new();
+        struct im *t = im_new(*state);
         assert_int_equal(RUN32(t, &a, STORE), X86_GP);
         assert_int_equal(im_get64(t, IM_DATA), WORD);
         im_free(t);
     }
-    faults(&(struct access){ 0, UINT32_MAX, FLAT_DATA | X86_SEG_UNUSABLE, IM_DATA });
+    faults(*state, &(struct access){ 0, UINT32_MAX, FLAT_DATA | X86_SEG_UNUSABLE, IM_DATA });
 }
 
 int main(void)
@@ -132,5 +128,5 @@ int main(void)
         cmocka_unit_test(test_flat),  cmocka_unit_test(test_offset_wraps), cmocka_unit_test(test_byte_at_end),
         cmocka_unit_test(test_stack), cmocka_unit_test(test_not_flat),
     };
-    return cmocka_run_group_tests_name("interp_flat", tests, NULL, NULL);
+    return ENGINE_TESTS_RUN("interp_flat", tests);
 }

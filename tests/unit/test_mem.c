@@ -138,8 +138,8 @@ static void test_code_race(void **st)
     pthread_create(&t, NULL, racer, &r);
     for (uint32_t i = 1; i <= RACE_ROUNDS; i++) {
         r.go = i;
-        mem_code_mark(r.m, 0x7000, 4);
         uint32_t g = *gen;
+        mem_code_mark(r.m, 0x7000, 4);
         uint32_t seen = *r.word;
         while (__atomic_load_n(&r.done, __ATOMIC_SEQ_CST) < i)
             ;

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cpu/engine.h"
+#include "engine_tests.h"
 #include "mem/mem.h"
 
 __asm__(".section .rodata\n"
@@ -229,31 +229,28 @@ static void run_triple_fault(const struct engine_ops *ops)
     bench_end(b);
 }
 
-static void interp_guest_intel(void **state)
+static void guest_intel(void **state)
 {
-    (void)state;
-    run_guest(&engine_interp, X86_VENDOR_INTEL);
+    run_guest(*state, X86_VENDOR_INTEL);
 }
 
-static void interp_guest_amd(void **state)
+static void guest_amd(void **state)
 {
-    (void)state;
-    run_guest(&engine_interp, X86_VENDOR_AMD);
+    run_guest(*state, X86_VENDOR_AMD);
 }
 
-static void interp_triple_fault(void **state)
+static void triple_fault(void **state)
 {
-    (void)state;
-    run_triple_fault(&engine_interp);
+    run_triple_fault(*state);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(interp_guest_intel),
-        cmocka_unit_test(interp_guest_amd),
-        cmocka_unit_test(interp_triple_fault),
+        cmocka_unit_test(guest_intel),
+        cmocka_unit_test(guest_amd),
+        cmocka_unit_test(triple_fault),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return ENGINE_TESTS_RUN("sysguest", tests);
 }

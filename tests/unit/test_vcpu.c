@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The vCPU thread over a scripted engine: exits, injection, sleep and wake, INIT/SIPI, pause, kvm-clock. */
+/*
+ * The vCPU thread over a scripted engine: exits, injection, sleep and wake, INIT/SIPI, pause, kvm-clock; and over each
+ * real engine: interrupts, sleep and pause of a small guest.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,6 +16,7 @@
 
 #include "cpu/pvclock.h"
 #include "cpu/vcpu.h"
+#include "engine_tests.h"
 #include "mem/mem.h"
 
 /* ---- a fake engine: each run takes the next step of a script; at its end it waits for a kick ---- */
@@ -192,12 +196,14 @@ static int64_t on_hyper(void *arg, unsigned cpu, uint64_t nr, const uint64_t a[4
     return 3;
 }
 
-static struct bench *setup(unsigned id)
+static struct bench *setup_on(const struct engine_ops *ops, unsigned id)
 {
     struct err e = { 0 };
     struct bench *b = calloc(1, sizeof(*b));
     b->pending = -1;
     b->s.can_intr = true;
+    if (ops != &fake)
+        x86_model_host(&b->model, 1, 1000000);
     b->model.kvm_pv = true;
     b->mem = mem_new(16UL << 20, &e);
     b->bus = bus_new();
@@ -212,7 +218,7 @@ static struct bench *setup(unsigned id)
                                .lapic = b };
     const struct vcpu_config cfg = {
         .id = id,
-        .engine = &fake,
+        .engine = ops,
         .mem = b->mem,
         .bus = b->bus,
         .model = &b->model,
@@ -226,6 +232,11 @@ static struct bench *setup(unsigned id)
     b->t = vcpu_new(&cfg, &e);
     assert_non_null(b->t);
     return b;
+}
+
+static struct bench *setup(unsigned id)
+{
+    return setup_on(&fake, id);
 }
 
 static void teardown(struct bench *b)
@@ -466,12 +477,97 @@ static void test_clock(void **st)
     teardown(b);
 }
 
+/* ---- real engines ---- */
+
+enum { CODE = 0x1000, HANDLER = 0x1100, IRQS = 0x500, LOOPS = 0x504, IRQ_ROUNDS = 60 };
+
+static struct bench *guest(const struct engine_ops *ops, const char *code, size_t len)
+{
+    static const uint16_t vector[2] = { HANDLER, 0 };
+    struct bench *b = setup_on(ops, 0);
+    struct cpu_state *c = vcpu_of(b->t)->cpu;
+
+    mem_write(b->mem, CODE, code, len);
+    mem_write(b->mem, HANDLER, "\x66\xff\x06\x00\x05\xcf", 6); /* inc dword [0x500]; iret */
+    mem_write(b->mem, 0x40 * 4, vector, 4);
+    c->seg[X86_CS].sel = 0;
+    c->seg[X86_CS].base = 0;
+    c->rip = CODE;
+    c->gpr[X86_RSP] = 0x8000;
+    vcpu_changed(b->t);
+    return b;
+}
+
+static uint32_t count(struct bench *b, gpa_t at)
+{
+    uint32_t v = 0;
+
+    mem_read(b->mem, at, &v, 4);
+    return v;
+}
+
+/* Interrupts one by one, with a pause between some of them, after which the state must be that of a boundary. */
+static void interrupt_it(struct bench *b)
+{
+    vcpu_resume(b->t);
+    for (uint32_t k = 0; k < IRQ_ROUNDS; k++) {
+        b->pending = 0x40;
+        vcpu_pins(b->t).intr(b->t);
+        while (count(b, IRQS) != k + 1)
+            nap();
+        if (k % 4)
+            continue;
+        vcpu_pause(b->t);
+        vcpu_wait_paused(b->t);
+        const struct cpu_state *c = vcpu_of(b->t)->cpu;
+        uint32_t loops = count(b, LOOPS);
+
+        assert_true(c->rip >= CODE && c->rip < HANDLER + 6);
+        assert_int_equal(c->gpr[X86_RSP], c->rip < HANDLER ? 0x8000 : 0x8000 - 6);
+        nap();
+        assert_int_equal(count(b, LOOPS), loops);
+        vcpu_resume(b->t);
+    }
+    vcpu_pause(b->t);
+    vcpu_wait_paused(b->t);
+    assert_int_equal(b->shutdowns, 0);
+}
+
+static void test_engine_halt(void **st)
+{
+    /* sti; l: mov dx, 0x100; in al, dx; cmp al, 0x5a; jne l; inc dword [0x504]; hlt; jmp l */
+    static const char code[] = "\xfb\xba\x00\x01\xec\x3c\x5a\x75\xf8\x66\xff\x06\x04\x05\xf4\xeb\xf0";
+    struct bench *b = guest(*st, code, sizeof(code) - 1);
+
+    interrupt_it(b);
+    assert_in_range(count(b, LOOPS), IRQ_ROUNDS - 1, IRQ_ROUNDS + 1);
+    teardown(b);
+}
+
+/* The guest never leaves the engine by itself. */
+static void test_engine_busy(void **st)
+{
+    /* sti; l: inc dword [0x504]; jmp l */
+    static const char code[] = "\xfb\x66\xff\x06\x04\x05\xeb\xf9";
+    struct bench *b = guest(*st, code, sizeof(code) - 1);
+
+    interrupt_it(b);
+    assert_true(count(b, LOOPS) > 0);
+    teardown(b);
+}
+
 int main(void)
 {
+    const struct CMUnitTest engine_tests[] = {
+        cmocka_unit_test(test_engine_halt),
+        cmocka_unit_test(test_engine_busy),
+    };
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_io),        cmocka_unit_test(test_inject), cmocka_unit_test(test_nmis),
         cmocka_unit_test(test_halt),      cmocka_unit_test(test_sipi),   cmocka_unit_test(test_report),
         cmocka_unit_test(test_hypercall), cmocka_unit_test(test_clock),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+
+    return failed + ENGINE_TESTS_RUN("vcpu_engine", engine_tests);
 }

@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "engine_tests.h"
 #include "vector_machine.h"
 
 #define IMG (IM_DATA + 0x2000) /* 64-byte aligned */
@@ -15,7 +16,7 @@
 
 static int set_up(void **state)
 {
-    *state = vm_new();
+    *state = vm_new(*state);
     im_edit(*state)->gpr[X86_RBX] = IMG;
     im_done(*state);
     return 0;
@@ -429,5 +430,5 @@ int main(void)
         TEST(test_fnsave),         TEST(test_mmx_aliases),       TEST(test_32bit),         TEST(test_16bit),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return ENGINE_TESTS_RUN("vector_state", tests);
 }

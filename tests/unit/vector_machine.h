@@ -14,9 +14,9 @@ static inline void vm_edge_present(struct im *t, bool present)
     im_done(t); /* drops the TLBs */
 }
 
-static inline struct im *vm_new(void)
+static inline struct im *vm_new(const struct engine_ops *ops)
 {
-    struct im *t = im_new();
+    struct im *t = im_new(ops);
     struct cpu_state *c = im_edit(t);
 
     c->cr0 |= X86_CR0_MP;

@@ -180,7 +180,13 @@ static struct block *arena_room(struct interp *m)
         if (bc->used[bc->seg])
             evict(m, bc->seg);
     }
-    return (struct block *)(void *)(segment(bc, bc->seg) + bc->pos);
+    uint8_t *p = segment(bc, bc->seg) + bc->pos;
+
+    if ((uint8_t *)m->block >= p && (uint8_t *)m->block < p + BLOCK_MAX) { /* the one that ran last goes */
+        m->block = NULL;
+        m->link_slot = NULL;
+    }
+    return (struct block *)(void *)p;
 }
 
 static void arena_commit(struct block_cache *bc, struct block *b)

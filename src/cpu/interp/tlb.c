@@ -327,6 +327,19 @@ static void copy_in(struct interp *m, const struct uop *u, struct place p, uint8
     }
 }
 
+/*
+ * After a store to a frame that holds code: it may have hit the block that runs. Its lines may have lost their marks to
+ * another processor's store meanwhile; then its generation has moved.
+ */
+static void code_stored(struct interp *m, gpa_t gpa, unsigned len)
+{
+    bool hit = mem_code_written(m->v->mem, gpa, len);
+
+    m->v->stats.code_invalidations += hit;
+    if (hit || (m->block && !block_fresh(m->block)))
+        m->break_block = true;
+}
+
 static void copy_out(struct interp *m, const struct uop *u, struct place p, const uint8_t *buf, unsigned len)
 {
     if (p.host) {
@@ -344,10 +357,8 @@ static void copy_out(struct interp *m, const struct uop *u, struct place p, cons
             memcpy((void *)p.host, buf, len);
             break;
         }
-        if (unlikely(*mem_frame_flags(m->v->mem, p.gpa)) && mem_code_written(m->v->mem, p.gpa, len)) {
-            m->break_block = true;
-            m->v->stats.code_invalidations++;
-        }
+        if (unlikely(*mem_frame_flags(m->v->mem, p.gpa)))
+            code_stored(m, p.gpa, len);
         return;
     }
     while (len) {
@@ -463,10 +474,7 @@ void interp_code_hit(struct interp *m, gva_t lin, unsigned size, const struct tl
 {
     size_t ctx = (size_t)(e - &m->tlbs[0][0]) / TLB_SIZE, k = (size_t)(e - &m->tlbs[0][0]) % TLB_SIZE;
 
-    if (mem_code_written(m->v->mem, m->tlb_gpa[ctx][k] | (lin & ~PAGE_MASK), size)) {
-        m->break_block = true;
-        m->v->stats.code_invalidations++;
-    }
+    code_stored(m, m->tlb_gpa[ctx][k] | (lin & ~PAGE_MASK), size);
 }
 
 void interp_st_finish(struct interp *m, const struct uop *u, gva_t lin, unsigned size)

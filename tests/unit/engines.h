@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The engines that are tested: the one list for unit tests, instruction tests and fuzzers. A new engine is one line
+ * here; what it must do is in cpu/engine.h.
+ */
+#ifndef GAZDA_TESTS_UNIT_ENGINES_H
+#define GAZDA_TESTS_UNIT_ENGINES_H
+
+#include <stdio.h>
+#include <string.h>
+
+#include "cpu/engine.h"
+
+static const struct engine_ops *const engines[] = {
+    &engine_interp,
+    &engine_translate,
+};
+
+/* NULL if there is none of that name. */
+static inline const struct engine_ops *engine_find(const char *name)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(engines); i++)
+        if (!strcmp(engines[i]->name, name))
+            return engines[i];
+    return NULL;
+}
+
+/* One a line, for tools/testrun. */
+static inline void engines_list(void)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(engines); i++)
+        puts(engines[i]->name);
+}
+
+#endif
