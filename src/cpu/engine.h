@@ -116,7 +116,7 @@ struct engine_ops {
     /* Of the same: the caller changed CR3 itself, so all that is not global goes; or did INVLPG. */
     void (*flush_local)(struct vcpu *v);
     void (*flush_page)(struct vcpu *v, gva_t lin);
-    bool (*can_intr)(const struct vcpu *v);            /* IF set and no shadow; vCPU thread, between runs */
+    bool (*can_intr)(const struct vcpu *v); /* IF set and no shadow; vCPU thread, between runs */
     void (*debug_changed)(struct vcpu *v);
     /* Further counters, by name; "a.b" belongs to a group. May be NULL. While the vCPU is not in run. */
     void (*stats)(const struct vcpu *v, void (*put)(void *arg, const char *name, uint64_t value), void *arg);

@@ -17,7 +17,8 @@ void em_mem(struct emit *e, unsigned reg, struct hmem m)
 
     em8(e, mod | r | (sib ? 4U : (unsigned)m.base & 7));
     if (sib)
-        em8(e, (unsigned)m.scale << 6 | (m.index < 0 ? 4U << 3 : (unsigned)(m.index & 7) << 3) | ((unsigned)m.base & 7));
+        em8(e,
+            (unsigned)m.scale << 6 | (m.index < 0 ? 4U << 3 : (unsigned)(m.index & 7) << 3) | ((unsigned)m.base & 7));
     if (mod == 0x40)
         em8(e, (uint8_t)m.disp);
     else if (mod == 0x80)
@@ -77,7 +78,8 @@ static void vex(struct emit *e, unsigned pp, unsigned map, unsigned w, unsigned 
     em8(e, op);
 }
 
-void em_vex_rr(struct emit *e, unsigned pp, unsigned map, unsigned w, unsigned op, unsigned reg, unsigned v, unsigned rm)
+void em_vex_rr(struct emit *e, unsigned pp, unsigned map, unsigned w, unsigned op, unsigned reg, unsigned v,
+               unsigned rm)
 {
     vex(e, pp, map, w, op, (reg & 8) >> 1 | rm >> 3, v);
     em8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));

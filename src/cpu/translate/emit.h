@@ -10,7 +10,7 @@
 #include "base/types.h"
 
 struct emit {
-    uint8_t *p;  /* where code is written */
+    uint8_t *p; /* where code is written */
     uint32_t n, max;
     bool full;
 };
@@ -27,7 +27,8 @@ struct hmem {
     ((struct hmem){ .base = (int8_t)(b), .index = (int8_t)(i), .scale = (uint8_t)(s), .disp = (int32_t)(d) })
 /* gs:[off], gs:[index * 8 + off] */
 #define HGS(off) ((struct hmem){ .base = -1, .index = -1, .gs = true, .disp = (int32_t)(off) })
-#define HGS_X(i, off) ((struct hmem){ .base = -1, .index = (int8_t)(i), .scale = 3, .gs = true, .disp = (int32_t)(off) })
+#define HGS_X(i, off)                                                                                                  \
+    ((struct hmem){ .base = -1, .index = (int8_t)(i), .scale = 3, .gs = true, .disp = (int32_t)(off) })
 
 static inline void em8(struct emit *e, unsigned b)
 {
@@ -79,7 +80,8 @@ void em_rm(struct emit *e, uint32_t op, unsigned reg, struct hmem m);
 void em_rr(struct emit *e, uint32_t op, unsigned reg, unsigned rm);
 /* VEX: pp 0 none, 1 66, 2 F3, 3 F2; | EM_VEX_256. */
 enum { EM_VEX_256 = 4 };
-void em_vex_rr(struct emit *e, unsigned pp, unsigned map, unsigned w, unsigned op, unsigned reg, unsigned v, unsigned rm);
+void em_vex_rr(struct emit *e, unsigned pp, unsigned map, unsigned w, unsigned op, unsigned reg, unsigned v,
+               unsigned rm);
 void em_vex_rm(struct emit *e, unsigned pp, unsigned map, unsigned w, unsigned op, unsigned reg, unsigned v,
                struct hmem m);
 

@@ -485,8 +485,9 @@ static int translate_create(struct vcpu *v)
     x->avx = __builtin_cpu_supports("avx");
     x->no_pext = !__builtin_cpu_is("intel") && !__builtin_cpu_supports("vaes"); /* AMD before Zen 3 */
     x->mask_page = PAGE_MASK;
-    x->mask_popf = ~(uint64_t)(X86_FL_ARITH | X86_FL_IF | X86_FL_1 | X86_FL_RF | X86_FL_VM | 1 << 3 | 1 << 5 | 1 << 15) &
-                   UINT32_MAX;
+    x->mask_popf =
+        ~(uint64_t)(X86_FL_ARITH | X86_FL_IF | X86_FL_1 | X86_FL_RF | X86_FL_VM | 1 << 3 | 1 << 5 | 1 << 15) &
+        UINT32_MAX;
     x->mask_if = X86_FL_IF;
     x->mask_63 = 63;
     x->mask_31 = 31;

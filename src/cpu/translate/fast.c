@@ -8,7 +8,10 @@
 #include "cpu/translate/translate.h"
 #include "x86/segment.h"
 
-enum { CODE64 = X86_SEG_P | X86_SEG_S | 0xb | X86_SEG_L | X86_SEG_G, DATA = X86_SEG_P | X86_SEG_S | 3 | X86_SEG_DB | X86_SEG_G };
+enum {
+    CODE64 = X86_SEG_P | X86_SEG_S | 0xb | X86_SEG_L | X86_SEG_G,
+    DATA = X86_SEG_P | X86_SEG_S | 3 | X86_SEG_DB | X86_SEG_G
+};
 enum { MSR_FS_BASE = 0xc0000100U, MSR_GS_BASE = 0xc0000101U, MSR_KERNEL_GS_BASE = 0xc0000102U };
 #define CR3_NOFLUSH (1UL << 63)
 

@@ -17,6 +17,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "cpu/translate/translate.h"
 
 #ifndef SS_AUTODISARM
@@ -25,9 +26,7 @@
 
 enum { ALT_STACK = 128 << 10, HOST_TF = 0x100 };
 
-static const int signals[] = { SIGSEGV, SIGFPE, SIGILL, SIGBUS, SIGTRAP };
-static struct sigaction previous[ARRAY_LEN(signals)];
-static pthread_mutex_t handler_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_key_t stack_key;
 static bool installed;
 static _Thread_local struct xlate *volatile here __attribute__((tls_model("initial-exec")));
@@ -35,25 +34,6 @@ static _Thread_local struct xlate *volatile here __attribute__((tls_model("initi
 int xl_kick_signal(void)
 {
     return SIGRTMIN + 6;
-}
-
-static void chain(int sig, siginfo_t *info, void *uc)
-{
-    for (unsigned k = 0; k < ARRAY_LEN(signals); k++) {
-        const struct sigaction *old = &previous[k];
-
-        if (signals[k] != sig)
-            continue;
-        if (old->sa_flags & SA_SIGINFO) {
-            old->sa_sigaction(sig, info, uc);
-        } else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN) {
-            old->sa_handler(sig);
-        } else {
-            signal(sig, SIG_DFL);
-            if (info->si_code <= 0)
-                raise(sig);
-        }
-    }
 }
 
 /* The instruction that pc belongs to, if it can be run again from its start. */
@@ -92,20 +72,6 @@ static void leave(struct xlate *x, greg_t *r, uint64_t rip, uint32_t rec)
     r[REG_EFL] &= ~(greg_t)HOST_TF;
 }
 
-static void on_fault(int sig, siginfo_t *info, void *ucp)
-{
-    greg_t *r = ((ucontext_t *)ucp)->uc_mcontext.gregs;
-    struct xlate *x = here;
-    uint64_t rip;
-
-    if (x && info->si_code > 0 && codemem_has(&x->code, (void *)r[REG_RIP]) &&
-        restartable(x, (const uint8_t *)r[REG_RIP], &rip, true)) {
-        leave(x, r, rip, x->rec_fault);
-        return;
-    }
-    chain(sig, info, ucp);
-}
-
 /* Out at the next instruction, or one step further. */
 static void leave_soon(struct xlate *x, greg_t *r)
 {
@@ -125,14 +91,24 @@ static void leave_soon(struct xlate *x, greg_t *r)
         r[REG_EFL] |= HOST_TF;
 }
 
-static void on_trap(int sig, siginfo_t *info, void *ucp)
+static bool claim_fault(int sig, const siginfo_t *info, void *ucp)
 {
+    greg_t *r = ((ucontext_t *)ucp)->uc_mcontext.gregs;
     struct xlate *x = here;
+    uint64_t rip;
 
-    if (x && info->si_code == TRAP_TRACE)
-        leave_soon(x, ((ucontext_t *)ucp)->uc_mcontext.gregs);
-    else
-        chain(sig, info, ucp);
+    if (!x || info->si_code <= 0)
+        return false;
+    if (sig == SIGTRAP) {
+        if (info->si_code != TRAP_TRACE)
+            return false;
+        leave_soon(x, r);
+        return true;
+    }
+    if (!codemem_has(&x->code, (void *)r[REG_RIP]) || !restartable(x, (const uint8_t *)r[REG_RIP], &rip, true))
+        return false;
+    leave(x, r, rip, x->rec_fault);
+    return true;
 }
 
 static void on_kick(int sig, siginfo_t *info, void *ucp)
@@ -153,27 +129,20 @@ static void free_stack(void *p)
     munmap(p, ALT_STACK);
 }
 
-/* Once a process: whoever installs his own later must chain, as these do. */
 int xl_signals_install(void)
 {
-    struct sigaction sa = { .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
+    struct sigaction sa = { .sa_sigaction = on_kick, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
     int err = 0;
 
     sigfillset(&sa.sa_mask);
-    pthread_mutex_lock(&handler_lock);
+    pthread_mutex_lock(&install_lock);
     if (!installed) {
         err = -pthread_key_create(&stack_key, free_stack);
-        for (unsigned k = 0; k < ARRAY_LEN(signals) && !err; k++) {
-            sa.sa_sigaction = signals[k] == SIGTRAP ? on_trap : on_fault;
-            if (sigaction(signals[k], &sa, &previous[k]))
-                err = -errno;
-        }
-        sa.sa_sigaction = on_kick;
         if (!err && sigaction(xl_kick_signal(), &sa, NULL))
             err = -errno;
         installed = !err;
     }
-    pthread_mutex_unlock(&handler_lock);
+    pthread_mutex_unlock(&install_lock);
     return err;
 }
 
@@ -181,8 +150,13 @@ int xl_thread_begin(struct xlate *x)
 {
     sigset_t set;
 
+    int err;
+
     if (here == x)
         return 0;
+    err = fault_listen(claim_fault);
+    if (err)
+        return err;
     if (!pthread_getspecific(stack_key)) {
         void *p = mmap(NULL, ALT_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         stack_t ss = { .ss_sp = p, .ss_size = ALT_STACK, .ss_flags = (int)SS_AUTODISARM };
@@ -196,8 +170,11 @@ int xl_thread_begin(struct xlate *x)
         pthread_setspecific(stack_key, p);
     }
     sigemptyset(&set);
-    for (unsigned k = 0; k < ARRAY_LEN(signals); k++)
-        sigaddset(&set, signals[k]);
+    sigaddset(&set, SIGSEGV);
+    sigaddset(&set, SIGFPE);
+    sigaddset(&set, SIGILL);
+    sigaddset(&set, SIGBUS);
+    sigaddset(&set, SIGTRAP);
     sigaddset(&set, xl_kick_signal());
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     if (syscall(SYS_arch_prctl, ARCH_SET_GS, x))

@@ -158,8 +158,7 @@ void op_lookup(struct trans *t, unsigned size, bool write)
     r->stub = t->base + e->n; /* where to try again */
     em_rorx(e, R10, R11, PAGE_SHIFT, true);
     em_rr(e, EM_0F | 0xb7, R10, R10); /* movzx r10d, r10w */
-    em_load(e, RCX,
-            HGS_X(R10, tlb + (write ? offsetof(struct xl_tlb, wtag) : offsetof(struct xl_tlb, rtag))));
+    em_load(e, RCX, HGS_X(R10, tlb + (write ? offsetof(struct xl_tlb, wtag) : offsetof(struct xl_tlb, rtag))));
     em_lea(e, RCX, HMEM_X(RCX, R11, 0, size - 1));
     if (t->x->no_pext) {
         em_const(e, R10, PAGE_SHIFT);

@@ -214,7 +214,9 @@ bool xl_code_gpa(struct xlate *x, gva_t lin, gpa_t *gpa)
     }
     if (class && !r.global)
         x->code_local = true;
-    *e = (struct xl_itlb){ .page = lin & PAGE_MASK, .epoch = x->code_epoch[class], .class = class, .gpa = r.gpa & PAGE_MASK };
+    *e = (struct xl_itlb){
+        .page = lin & PAGE_MASK, .epoch = x->code_epoch[class], .class = class, .gpa = r.gpa & PAGE_MASK
+    };
     *gpa = r.gpa;
     return true;
 }

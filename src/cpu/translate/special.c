@@ -63,8 +63,11 @@ static bool moffs(struct trans *t)
     if (!op_address(t, m))
         return false;
     op_lookup(t, byte ? 1 : width / 8, store);
-    em_rm(&t->e, (t->i.opcode & 2 ? 0x88U : 0x8aU) | (t->i.opcode & 1U) |
-                     (byte || width == 32 ? 0 : width == 64 ? EM_W : EM_66),
+    em_rm(&t->e,
+          (t->i.opcode & 2 ? 0x88U : 0x8aU) | (t->i.opcode & 1U) |
+              (byte || width == 32 ? 0
+               : width == 64       ? EM_W
+                                   : EM_66),
           RAX, HMEM_X(R11, R10, 0, 0));
     return true;
 }

@@ -135,6 +135,7 @@ struct xrec *xl_enter(struct xlate *x, const uint8_t *pc)
         x->target = x->abort;
     u.fn();
     atomic_store_explicit(&x->in_cache, 0, memory_order_release);
-    x->cpu->rflags = x->rfl | x->if_bit | X86_FL_1 | (fl & (X86_FL_RF | X86_FL_VM)) | (x->fl >> 8 & 0xd5) | (x->fl & 1) << 11;
+    x->cpu->rflags =
+        x->rfl | x->if_bit | X86_FL_1 | (fl & (X86_FL_RF | X86_FL_VM)) | (x->fl >> 8 & 0xd5) | (x->fl & 1) << 11;
     return (struct xrec *)(void *)(x->code.meta + (uint32_t)x->exit_id);
 }

@@ -168,11 +168,16 @@ static bool mov_from(struct trans *t)
     static const struct {
         ZydisRegister reg;
         int32_t off;
-    } from[] = { { ZYDIS_REGISTER_CR2, CPU(cr2) },      { ZYDIS_REGISTER_CR3, CPU(cr3) },
-                 { ZYDIS_REGISTER_CR4, CPU(cr4) },      { ZYDIS_REGISTER_CR0, CPU(cr0) },
-                 { ZYDIS_REGISTER_ES, CPU(seg[X86_ES].sel) }, { ZYDIS_REGISTER_CS, CPU(seg[X86_CS].sel) },
-                 { ZYDIS_REGISTER_SS, CPU(seg[X86_SS_SEG].sel) }, { ZYDIS_REGISTER_DS, CPU(seg[X86_DS].sel) },
-                 { ZYDIS_REGISTER_FS, CPU(seg[X86_FS].sel) }, { ZYDIS_REGISTER_GS, CPU(seg[X86_GS].sel) } };
+    } from[] = { { ZYDIS_REGISTER_CR2, CPU(cr2) },
+                 { ZYDIS_REGISTER_CR3, CPU(cr3) },
+                 { ZYDIS_REGISTER_CR4, CPU(cr4) },
+                 { ZYDIS_REGISTER_CR0, CPU(cr0) },
+                 { ZYDIS_REGISTER_ES, CPU(seg[X86_ES].sel) },
+                 { ZYDIS_REGISTER_CS, CPU(seg[X86_CS].sel) },
+                 { ZYDIS_REGISTER_SS, CPU(seg[X86_SS_SEG].sel) },
+                 { ZYDIS_REGISTER_DS, CPU(seg[X86_DS].sel) },
+                 { ZYDIS_REGISTER_FS, CPU(seg[X86_FS].sel) },
+                 { ZYDIS_REGISTER_GS, CPU(seg[X86_GS].sel) } };
     const ZydisDecodedOperand *o = t->op;
     bool high, seg;
 

@@ -18,7 +18,7 @@ enum {
     TR_RECS = 256,
     TR_CODE = 40 << 10,
     TR_MAIN = 24 << 10, /* of it before the stubs */
-    TR_BYTES = 512, /* guest bytes of a block */
+    TR_BYTES = 512,     /* guest bytes of a block */
     TR_META = sizeof(struct tblock) + TR_RECS * sizeof(struct xrec) + (TR_INSNS + 1) * sizeof(struct xside) + 64,
 };
 
@@ -37,12 +37,12 @@ struct trans {
     int32_t off;  /* of the instruction in its page */
     int32_t next; /* behind it */
     const uint8_t *raw;
-    bool single;   /* an instruction that crosses is a block of its own */
-    bool crossing; /* what follows the block is likely to be one */
-    bool shadow;   /* STI was just before */
-    bool ended; /* the instruction was the block's last */
+    bool single;              /* an instruction that crosses is a block of its own */
+    bool crossing;            /* what follows the block is likely to be one */
+    bool shadow;              /* STI was just before */
+    bool ended;               /* the instruction was the block's last */
     bool x87_checked, x87_op; /* the latter: the instruction is one */
-    uint32_t commit; /* set by an emitter whose tail must not be run again; 0: none */
+    uint32_t commit;          /* set by an emitter whose tail must not be run again; 0: none */
     struct xrec *recs;
     unsigned nrecs, nstubs, nside;
     ZydisDecodedInstruction i;
@@ -106,7 +106,7 @@ struct fields {
     bool mem;
     struct hmem m;
     bool rex8, norex; /* SPL..DIL need a REX; AH..BH exclude it */
-    bool is4_7;        /* the register in the last byte has 7 bits */
+    bool is4_7;       /* the register in the last byte has 7 bits */
 };
 bool rewrite_put(struct trans *t, const struct fields *f);
 bool rewrite_gpr(struct trans *t);

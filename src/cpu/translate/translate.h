@@ -31,13 +31,13 @@ enum xl_ctx { CTX_USER, CTX_KERNEL, CTX_KERNEL_AC, CTXS };
 
 /* What a block was translated for. */
 enum {
-    KIND_MODE = 3,      /* enum x86_mode */
-    KIND_CTX = 3 << 2,  /* enum xl_ctx */
-    KIND_FPU = 1 << 4,  /* SSE and x87 instructions need no check */
-    KIND_AVX = 1 << 5,  /* likewise AVX */
-    KIND_TSC = 1 << 6,  /* RDTSC may be used */
-    KIND_PIC = 1 << 7,  /* runs at any linear address; page_va[] tells */
-    KIND_FS = 1 << 8,   /* 32-bit code: FS has 4 GiB */
+    KIND_MODE = 3,     /* enum x86_mode */
+    KIND_CTX = 3 << 2, /* enum xl_ctx */
+    KIND_FPU = 1 << 4, /* SSE and x87 instructions need no check */
+    KIND_AVX = 1 << 5, /* likewise AVX */
+    KIND_TSC = 1 << 6, /* RDTSC may be used */
+    KIND_PIC = 1 << 7, /* runs at any linear address; page_va[] tells */
+    KIND_FS = 1 << 8,  /* 32-bit code: FS has 4 GiB */
     KIND_GS = 1 << 9,
     KIND_SMAP = 1 << 10, /* SMAP is on, so AC is what the context says */
     KIND_FSGS = 1 << 11, /* RDFSBASE and its like may be used */
@@ -79,8 +79,8 @@ struct xl_jc {
 };
 
 struct xl_stats {
-    uint64_t blocks, insns, code_bytes, evictions, dead_blocks, misses, fills, flushes, steps, lookups, links, faults, kicks,
-        entries, miss_steps;
+    uint64_t blocks, insns, code_bytes, evictions, dead_blocks, misses, fills, flushes, steps, lookups, links, faults,
+        kicks, entries, miss_steps;
     uint32_t step_op[2048]; /* by ZydisMnemonic */
 };
 
@@ -101,25 +101,25 @@ struct xlate {
     uint64_t seg_base[8];   /* copies of cpu->seg[].base, by enum x86_sreg */
     uint64_t mask_page;     /* ~0xfff */
     uint64_t tsc_offset;
-    uint64_t x87_dead; /* 0: the x87 registers are the guest's */
+    uint64_t x87_dead;                    /* 0: the x87 registers are the guest's */
     uint64_t x87_page, x87_last, x87_fdp; /* X87_LAST_VALID | FOP << 13 | offset of the last x87 instruction */
     uint64_t spill;
     uint32_t host_mxcsr, pad;
 
-    struct vcpu *v;      /* ours */
-    struct vcpu inner;   /* the interpreter's */
-    uint32_t kind;       /* now; also set by code */
-    bool io_pending;     /* the interpreter waits for the answer to an access */
-    bool no_pext;        /* PEXT is slow here */
+    struct vcpu *v;    /* ours */
+    struct vcpu inner; /* the interpreter's */
+    uint32_t kind;     /* now; also set by code */
+    bool io_pending;   /* the interpreter waits for the answer to an access */
+    bool no_pext;      /* PEXT is slow here */
     bool avx;
-    bool step_due;       /* the next instruction goes to the interpreter */
+    bool step_due; /* the next instruction goes to the interpreter */
     _Atomic bool careful;
     uint32_t crossing, crossing_user; /* links between pages */
     uint32_t pauses;
     struct codemem code;
-    struct trans *scratch; /* trans.h */
+    struct trans *scratch;                      /* trans.h */
     const uint8_t *enter, *exit, *abort, *dead; /* stubs, in this order but for dead, the last */
-    uint32_t rec_fault, rec_kick; /* the records of these */
+    uint32_t rec_fault, rec_kick;               /* the records of these */
     struct x86_phys phys;
 
     /* Requests of other threads. */
@@ -163,25 +163,25 @@ enum xrec_kind {
     X_X87,    /* load the x87 state and go on at retry */
     X_FAST,   /* the instruction at off is done in C; op tells which */
     X_PAUSE,
-    X_ABORT,  /* enter was not made */
-    X_FAULT,  /* a host fault or a kick at the instruction aux, from a signal handler */
+    X_ABORT, /* enter was not made */
+    X_FAULT, /* a host fault or a kick at the instruction aux, from a signal handler */
     X_KICK,
 };
 
 /* One way out of a block. */
 struct xrec {
     struct tblock *b;
-    int32_t off;        /* guest address relative to the page of the block */
-    uint32_t patch;     /* X_LINK: code offset of the rel32 */
-    uint32_t stub;      /* X_LINK: code offset of the way out; X_MISS: of the retry */
-    int32_t target;     /* X_LOOKUP of a direct branch: the target relative to the page */
-    int32_t delta;      /* X_LOOKUP of an indirect one: what it has added to RSP */
+    int32_t off;    /* guest address relative to the page of the block */
+    uint32_t patch; /* X_LINK: code offset of the rel32 */
+    uint32_t stub;  /* X_LINK: code offset of the way out; X_MISS: of the retry */
+    int32_t target; /* X_LOOKUP of a direct branch: the target relative to the page */
+    int32_t delta;  /* X_LOOKUP of an indirect one: what it has added to RSP */
     uint16_t op;
     uint8_t kind, size;
     bool write, cross, indirect;
-    bool rep;    /* of a string instruction; size: log 2 of the item */
-    bool shadow; /* the instruction at off must not be interrupted: STI was before it */
-    struct xrec *next;  /* among those linked to the same block */
+    bool rep;          /* of a string instruction; size: log 2 of the item */
+    bool shadow;       /* the instruction at off must not be interrupted: STI was before it */
+    struct xrec *next; /* among those linked to the same block */
     struct tblock *to;
 };
 
@@ -202,7 +202,7 @@ struct tblock {
     struct tblock *hnext;
     struct frame_ref ref[2]; /* in the lists of its frames */
     gpa_t gpa, gpa2;         /* gpa2: page of the rest of an instruction that crosses, or NO_GPA */
-    gva_t page; /* linear page, if not PIC */
+    gva_t page;              /* linear page, if not PIC */
     uint32_t kind;
     uint32_t start, entry, end; /* code offsets: entry by jump cache, entry by link, end */
     uint16_t bytes, n;

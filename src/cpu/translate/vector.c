@@ -4,12 +4,10 @@
  * memory operand of more than one place, or keeps or loads state images, is the interpreter's.
  */
 #include "cpu/translate/trans.h"
+#include "x86/isa.h"
 
-static bool isa_ok(const struct trans *t, bool *x87)
+static bool is_x87(const struct trans *t)
 {
-    bool avx = t->kind & KIND_AVX;
-
-    *x87 = false;
     switch (t->i.meta.isa_set) {
     case ZYDIS_ISA_SET_X87:
     case ZYDIS_ISA_SET_FCMOV:
@@ -18,29 +16,28 @@ static bool isa_ok(const struct trans *t, bool *x87)
     case ZYDIS_ISA_SET_SSE3X87:
     case ZYDIS_ISA_SET_SSSE3MMX:
     case ZYDIS_ISA_SET_SSE2MMX:
-        *x87 = true;
         return true;
-    case ZYDIS_ISA_SET_SSE:
-    case ZYDIS_ISA_SET_SSEMXCSR:
-    case ZYDIS_ISA_SET_SSE2:
-    case ZYDIS_ISA_SET_SSE3:
-    case ZYDIS_ISA_SET_SSSE3:
-    case ZYDIS_ISA_SET_SSE4:
-    case ZYDIS_ISA_SET_SSE42:
-    case ZYDIS_ISA_SET_AES:
-    case ZYDIS_ISA_SET_PCLMULQDQ:
-    case ZYDIS_ISA_SET_SHA:
-        return true;
-    case ZYDIS_ISA_SET_AVX:
-    case ZYDIS_ISA_SET_AVX2:
-    case ZYDIS_ISA_SET_AVXAES:
-    case ZYDIS_ISA_SET_FMA:
-    case ZYDIS_ISA_SET_F16C:
-    case ZYDIS_ISA_SET_VAES:
-    case ZYDIS_ISA_SET_VPCLMULQDQ:
-        return avx;
     default:
+        return t->i.mnemonic == ZYDIS_MNEMONIC_FISTTP; /* filed under SSE3 */
+    }
+}
+
+/* Only what the model offers, and the sets whose instructions are listed as harmless or denied below. */
+static bool isa_ok(const struct trans *t)
+{
+    if (t->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && !(t->kind & KIND_AVX))
         return false;
+    switch (t->i.meta.isa_set) {
+    case ZYDIS_ISA_SET_FXSAVE:
+    case ZYDIS_ISA_SET_FXSAVE64:
+    case ZYDIS_ISA_SET_XSAVE:
+    case ZYDIS_ISA_SET_XSAVEOPT:
+    case ZYDIS_ISA_SET_XSAVEC:
+    case ZYDIS_ISA_SET_XSAVES:
+    case ZYDIS_ISA_SET_AVX2GATHER:
+        return false;
+    default:
+        return x86_isa_offered(t->x->v->model, (unsigned)t->i.meta.isa_set, (unsigned)t->i.mnemonic);
     }
 }
 
@@ -133,12 +130,10 @@ static void x87_note(struct trans *t)
 
 bool rewrite_vector(struct trans *t)
 {
-    bool x87, pure;
+    bool x87 = is_x87(t), pure;
 
-    if (!(t->kind & KIND_FPU) || !isa_ok(t, &x87) || denied(t) || (!t->m64 && differs_in_32(t)))
+    if (!(t->kind & KIND_FPU) || !isa_ok(t) || denied(t) || (!t->m64 && differs_in_32(t)))
         return false;
-    if (t->i.mnemonic == ZYDIS_MNEMONIC_FISTTP) /* filed under SSE3 */
-        x87 = true;
     pure = x87 && !uses_mmx(t) && t->i.mnemonic != ZYDIS_MNEMONIC_EMMS;
     if (t->i.mnemonic == ZYDIS_MNEMONIC_FNINIT)
         return false;
