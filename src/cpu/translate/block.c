@@ -286,6 +286,7 @@ static struct tblock *make(struct xlate *x, gva_t lin, gpa_t gpa)
     struct xl_source s = { .lin = lin, .gpa = gpa, .gpa2 = NO_GPA, .host = code_host(x, gpa) };
     struct tblock *b, **p;
 
+    xl_vectors_save(x);
     if (!s.host)
         return NULL;
     if ((lin & ~PAGE_MASK) > PAGE_SIZE - 15) {

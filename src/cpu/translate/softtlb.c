@@ -42,7 +42,8 @@ static bool phys_read(void *arg, gpa_t gpa, void *buf, unsigned len)
         uint32_t v = __atomic_load_n((const uint32_t *)h, __ATOMIC_RELAXED);
         memcpy(buf, &v, 4);
     } else {
-        memcpy(buf, (const void *)h, len);
+        for (unsigned k = 0; k < len; k++)
+            ((uint8_t *)buf)[k] = ((const uint8_t *)h)[k];
     }
     return true;
 }

@@ -112,13 +112,19 @@ struct xlate {
     bool io_pending;   /* the interpreter waits for the answer to an access */
     bool no_pext;      /* PEXT is slow here */
     bool avx;
+    bool vectors_live; /* the host's vector registers and MXCSR are the guest's, and cpu's are stale */
     bool step_due; /* the next instruction goes to the interpreter */
     _Atomic bool careful;
     uint32_t crossing, crossing_user; /* links between pages */
     uint32_t pauses;
+    struct { /* what the interpreter's translations have yet to hear of */
+        bool local;
+        unsigned n;
+        gva_t page[32];
+    } late;
     struct codemem code;
     struct trans *scratch;                      /* trans.h */
-    const uint8_t *enter, *exit, *abort, *dead; /* stubs, in this order but for dead, the last */
+    const uint8_t *enter, *enter_light, *exit, *save, *abort, *dead; /* stubs, in this order */
     uint32_t rec_fault, rec_kick;               /* the records of these */
     struct x86_phys phys;
 
@@ -259,12 +265,20 @@ bool xl_code_gpa(struct xlate *x, gva_t lin, gpa_t *gpa);
 int xl_stubs(struct xlate *x);
 /* Runs code from pc until it exits; returns the record. */
 struct xrec *xl_enter(struct xlate *x, const uint8_t *pc);
+/* Before anything that may use vector registers. */
+void xl_vectors_save(struct xlate *x);
 
 /* engine.c: after cpu_state was changed other than by translated code. */
 void xl_refresh(struct xlate *x);
+/* Tells the interpreter about flushes that were done here. */
+void xl_late_flush(struct xlate *x);
 
 /* fast.c: an instruction in C without the interpreter. False: it must be interpreted. */
 bool xl_fast(struct xlate *x, const struct xrec *r);
+
+/* x87.c: into and out of the host's registers; the vector registers are saved. */
+void xl_x87_load(struct xlate *x);
+void xl_x87_save(struct xlate *x);
 
 /* fault.c */
 int xl_signals_install(void);

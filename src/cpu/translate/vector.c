@@ -102,7 +102,7 @@ static bool is_control(ZydisMnemonic m)
     }
 }
 
-/* The first x87 or MMX instruction of a block: loads the registers if they are not the guest's; notes the page. */
+/* The first x87 or MMX instruction of a block: loads the registers if they are not the guest's. */
 static void x87_begin(struct trans *t)
 {
     struct xrec *r = tr_rec(t, X_X87, t->off);
@@ -111,11 +111,6 @@ static void x87_begin(struct trans *t)
     em_load(&t->e, RCX, X(x87_dead));
     em_jrcxz(&t->e, 5);
     tr_stub(t, em_jmp(&t->e), r, STUB_PLAIN);
-    if (t->kind & KIND_PIC)
-        em_load(&t->e, RCX, HGS(offsetof(struct xlate, page_va) + 8 * t->ctx));
-    else
-        em_const(&t->e, RCX, t->page);
-    em_store(&t->e, RCX, X(x87_page));
     t->x87_checked = true;
 }
 
@@ -124,6 +119,14 @@ static void x87_note(struct trans *t)
 {
     unsigned fop = (t->i.opcode & 7U) << 8 | t->raw[t->i.raw.modrm.offset];
 
+    if (!t->x87_paged) {
+        if (t->kind & KIND_PIC)
+            em_load(&t->e, RCX, HGS(offsetof(struct xlate, page_va) + 8 * t->ctx));
+        else
+            em_const(&t->e, RCX, t->page);
+        em_store(&t->e, RCX, X(x87_page));
+        t->x87_paged = true;
+    }
     em_rm(&t->e, 0xc7 | EM_W, 0, X(x87_last));
     em32(&t->e, X87_LAST_VALID | fop << 13 | (uint32_t)t->off);
 }
