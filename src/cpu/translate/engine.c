@@ -243,7 +243,7 @@ static void link_exit(struct xlate *x, struct xrec *r)
     x->cpu->rip = rip;
     if (b->dead || x->kind == KIND_NONE)
         return;
-    to = xl_lookup(x, rip);
+    to = xl_lookup(x, rip, false);
     if (to && !b->dead && (b->kind & KIND_PIC ? to->gpa >> PAGE_SHIFT == b->gpa >> PAGE_SHIFT : true))
         xl_link(x, r, to);
 }
@@ -259,6 +259,33 @@ static const uint8_t *miss_exit(struct xlate *x, const struct xrec *r)
     x->st.miss_steps++;
     x->step_due = true;
     return NULL;
+}
+
+enum { GROUP_FAILS = 64 };
+
+/*
+ * The lookup of a group failed. If filling does not help (the range crosses a page, or cannot be written) the same code
+ * runs without groups; where that happens often, or always will, the way there is linked.
+ */
+static const uint8_t *group_exit(struct xlate *x, struct xrec *r)
+{
+    gva_t rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
+    bool crosses = (x->aux & ~PAGE_MASK) + r->size > PAGE_SIZE;
+    struct tblock *to;
+
+    if ((r->b->kind & KIND_MODE) != X86_MODE_64)
+        rip = (uint32_t)rip;
+    x->cpu->rip = rip;
+    if (!crosses && xl_tlb_fill(x, x->aux, r->size, r->write_first) == MISS_RETRY && !r->b->dead &&
+        (r->write == r->write_first || xl_tlb_writable(x, x->aux)))
+        return x->code.rx + r->stub;
+    to = xl_lookup(x, rip, true);
+    if (!to)
+        return NULL;
+    if (crosses || ++r->failed >= GROUP_FAILS)
+        xl_link(x, r, to);
+    x->aux = rip;
+    return x->code.rx + to->start;
 }
 
 /* True: leave run. resume: go on there instead of looking rip up. */
@@ -295,6 +322,9 @@ static bool exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
         break;
     case X_MISS:
         *resume = miss_exit(x, r);
+        break;
+    case X_GROUP:
+        *resume = group_exit(x, r);
         break;
     case X_X87:
         c->rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
