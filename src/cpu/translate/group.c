@@ -6,35 +6,41 @@
  */
 #include "cpu/translate/trans.h"
 
+enum { OPEN = 16, NO_INDEX = 16 };
+
+/* A group that may still get members. */
 struct open {
-    int group; /* or -1 */
-    int64_t moved; /* by how much the register has moved since the first member */
+    unsigned group;
+    uint8_t base, index, scale;
+    int64_t moved; /* by how much the base register has moved since the first member */
 };
 
-static bool plain_base(const struct trans *t, const struct tr_insn *in, const ZydisDecodedOperand *m, unsigned *g)
-{
-    bool high;
-
-    if (m->mem.type != ZYDIS_MEMOP_TYPE_MEM || m->mem.index != ZYDIS_REGISTER_NONE ||
-        m->mem.base == ZYDIS_REGISTER_NONE || m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP ||
-        m->mem.segment == ZYDIS_REGISTER_FS || m->mem.segment == ZYDIS_REGISTER_GS ||
-        in->i.address_width != (t->m64 ? 64 : 32) || (!t->m64 && m->mem.segment == ZYDIS_REGISTER_CS))
-        return false;
-    *g = op_gpr(m->mem.base, &high);
-    return true;
-}
-
 struct access {
-    unsigned base, size;
+    unsigned base, index, scale, size;
     int32_t disp;
     bool write;
 };
+
+static bool plain_address(const struct trans *t, const struct tr_insn *in, const ZydisDecodedOperand *m,
+                          struct access *a)
+{
+    bool high;
+
+    if (m->mem.type != ZYDIS_MEMOP_TYPE_MEM || m->mem.base == ZYDIS_REGISTER_NONE || m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP ||
+        m->mem.segment == ZYDIS_REGISTER_FS || m->mem.segment == ZYDIS_REGISTER_GS ||
+        in->i.address_width != (t->m64 ? 64 : 32) || (!t->m64 && m->mem.segment == ZYDIS_REGISTER_CS))
+        return false;
+    a->base = op_gpr(m->mem.base, &high);
+    a->index = m->mem.index == ZYDIS_REGISTER_NONE ? NO_INDEX : op_gpr(m->mem.index, &high);
+    a->scale = a->index == NO_INDEX ? 0 : m->mem.scale;
+    return true;
+}
 
 static bool stack_access(const struct trans *t, const struct tr_insn *in, struct access *a)
 {
     unsigned size = in->i.operand_width / 8, natural = t->m64 ? 8 : 4;
 
-    *a = (struct access){ .base = X86_RSP, .size = size };
+    *a = (struct access){ .base = X86_RSP, .index = NO_INDEX, .size = size };
     switch (in->i.mnemonic) {
     case ZYDIS_MNEMONIC_PUSH:
         if (in->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY ||
@@ -92,7 +98,7 @@ static bool access_of(const struct trans *t, const struct tr_insn *in, struct ac
             return false;
         m = &in->op[k];
     }
-    if (!m || !m->size || m->size > 512 || !plain_base(t, in, m, &a->base) ||
+    if (!m || !m->size || m->size > 512 || !plain_address(t, in, m, a) ||
         m->mem.disp.value != (int32_t)m->mem.disp.value)
         return false;
     a->size = m->size / 8;
@@ -150,62 +156,94 @@ static bool writes(const struct tr_insn *in, unsigned g)
     return false;
 }
 
+/* The open group that the access fits into, or NULL. */
+static struct open *fitting(const struct trans *t, struct open *o, unsigned n, const struct access *a)
+{
+    for (unsigned k = 0; k < n; k++) {
+        const struct tr_group *g = &t->group[o[k].group];
+        int64_t at = a->disp + o[k].moved, end = at + a->size;
+
+        if (o[k].base == a->base && o[k].index == a->index && o[k].scale == a->scale &&
+            (end > g->hi ? end : g->hi) - (at < g->lo ? at : g->lo) <= TR_GROUP_SPAN)
+            return &o[k];
+    }
+    return NULL;
+}
+
+static struct open *open_new(struct trans *t, struct open *o, unsigned *n, const struct access *a)
+{
+    if (t->ngroups == TR_GROUPS)
+        return NULL;
+    if (*n == OPEN) /* the oldest gets no more */
+        memmove(o, o + 1, --*n * sizeof(*o));
+    t->group[t->ngroups] = (struct tr_group){ .base = (uint8_t)a->base,
+                                              .index = (uint8_t)a->index,
+                                              .scale = (uint8_t)(a->scale == 8 ? 3 : a->scale >> 1),
+                                              .lo = a->disp,
+                                              .hi = a->disp + (int32_t)a->size,
+                                              .write_first = a->write };
+    o[*n] = (struct open){ .group = t->ngroups++,
+                           .base = (uint8_t)a->base,
+                           .index = (uint8_t)a->index,
+                           .scale = (uint8_t)a->scale };
+    return &o[(*n)++];
+}
+
 static void join(struct trans *t, struct tr_insn *in, struct open *o, const struct access *a)
 {
-    int64_t at = a->disp + o->moved;
-    struct tr_group *g = o->group >= 0 ? &t->group[o->group] : NULL;
+    struct tr_group *g = &t->group[o->group];
+    int32_t at = (int32_t)(a->disp + o->moved), end = at + (int32_t)a->size;
 
-    if (g) {
-        int64_t lo = at < g->lo ? at : g->lo, hi = at + a->size > g->hi ? at + a->size : g->hi;
-
-        if (hi - lo > TR_GROUP_SPAN)
-            g = NULL;
-    }
-    if (!g) {
-        if (t->ngroups == TR_GROUPS)
-            return;
-        o->group = (int)t->ngroups++;
-        o->moved = 0;
-        at = a->disp;
-        g = &t->group[o->group];
-        *g = (struct tr_group){ .base = (uint8_t)a->base,
-                                .lo = a->disp,
-                                .hi = a->disp + (int32_t)a->size,
-                                .write_first = a->write };
-    }
-    g->lo = at < g->lo ? (int32_t)at : g->lo;
-    g->hi = at + a->size > g->hi ? (int32_t)(at + a->size) : g->hi;
+    g->lo = at < g->lo ? at : g->lo;
+    g->hi = end > g->hi ? end : g->hi;
     g->write |= a->write;
     g->n++;
     in->group = (uint8_t)(o->group + 1);
     in->disp = a->disp;
-    in->at = (int32_t)at;
+    in->at = at;
+}
+
+/* Moves or closes the open groups whose registers the instruction writes. */
+static void after(const struct trans *t, const struct tr_insn *in, struct open *o, unsigned *n)
+{
+    unsigned keep = 0;
+
+    for (unsigned k = 0; k < *n; k++) {
+        bool call = o[k].base == X86_RSP && in->i.mnemonic == ZYDIS_MNEMONIC_CALL;
+        int64_t by;
+
+        if (o[k].index != NO_INDEX && writes(in, o[k].index))
+            continue;
+        if (writes(in, o[k].base) || call) {
+            if (!moves_by(t, in, o[k].base, &by) || by != (int32_t)by ||
+                o[k].moved + by != (int32_t)(o[k].moved + by))
+                continue;
+            o[k].moved += by;
+        }
+        o[keep++] = o[k];
+    }
+    *n = keep;
 }
 
 void group_find(struct trans *t)
 {
-    struct open open[16];
+    struct open open[OPEN], *o;
+    unsigned n = 0;
 
     t->ngroups = 0;
-    for (unsigned r = 0; r < 16; r++)
-        open[r] = (struct open){ .group = -1 };
     for (unsigned k = 0; k < t->ninsns; k++) {
         struct tr_insn *in = &t->in[k];
         struct access a;
 
         in->group = 0;
-        if (access_of(t, in, &a))
-            join(t, in, &open[a.base], &a);
-        for (unsigned r = 0; r < 16; r++) {
-            int64_t by;
-
-            if (open[r].group < 0 || !(writes(in, r) || (r == X86_RSP && in->i.mnemonic == ZYDIS_MNEMONIC_CALL)))
-                continue;
-            if (moves_by(t, in, r, &by) && by == (int32_t)by)
-                open[r].moved += by;
-            else
-                open[r].group = -1;
+        if (access_of(t, in, &a)) {
+            o = fitting(t, open, n, &a);
+            if (!o)
+                o = open_new(t, open, &n, &a);
+            if (o)
+                join(t, in, o, &a);
         }
+        after(t, in, open, &n);
     }
     for (unsigned k = 0; k < t->ninsns; k++) /* alone it is better off with a lookup of its own size and rights */
         if (t->in[k].group && t->group[t->in[k].group - 1].n < 2)

@@ -155,7 +155,7 @@ static void lookup(struct trans *t, struct xrec *r, unsigned size, bool write)
     size_t tlb = offsetof(struct xlate, tlb) + t->ctx * sizeof(struct xl_tlb);
 
     t->r10_group = -1;
-    r->size = (uint8_t)size;
+    r->size = (uint16_t)size;
     r->write = write;
     r->stub = t->base + e->n; /* where to try again */
     em_rorx(e, R10, R11, PAGE_SHIFT, true);
@@ -183,19 +183,26 @@ void op_lookup(struct trans *t, unsigned size, bool write)
     lookup(t, tr_rec(t, X_MISS, t->off), size, write);
 }
 
-/* Base register plus disp into R11, as a linear address. */
-static void based(struct trans *t, unsigned g, int32_t disp)
+/* The group's registers plus disp into R11, as a linear address. Uses RCX. */
+static void based(struct trans *t, const struct tr_group *g, int32_t disp)
 {
-    int h = host_reg(g);
+    struct hmem m = { .base = (int8_t)host_reg(g->base), .index = -1, .scale = g->scale, .disp = disp };
 
-    if (h < 0) {
-        em_load(&t->e, R11, HOME(g));
-        h = R11;
+    if (m.base < 0) {
+        em_load(&t->e, R11, HOME(g->base));
+        m.base = R11;
+    }
+    if (g->index < 16) {
+        m.index = (int8_t)host_reg(g->index);
+        if (m.index < 0) {
+            em_load(&t->e, RCX, HOME(g->index));
+            m.index = RCX;
+        }
     }
     if (t->m64)
-        em_lea(&t->e, R11, HMEM(h, disp));
+        em_lea(&t->e, R11, m);
     else
-        em_lea32(&t->e, R11, HMEM(h, disp));
+        em_lea32(&t->e, R11, m);
 }
 
 /* The group's lookup at its first member; on a miss that filling does not cure, the same code without groups. */
@@ -203,7 +210,7 @@ static void group_lookup(struct trans *t, struct tr_group *g, unsigned k)
 {
     struct xrec *r = tr_rec(t, X_GROUP, t->off);
 
-    based(t, g->base, t->g->disp - t->g->at + g->lo);
+    based(t, g, t->g->disp - t->g->at + g->lo);
     lookup(t, r, (unsigned)(g->hi - g->lo), g->write);
     r->write_first = g->write_first;
     if (g->n > 1)
@@ -231,9 +238,9 @@ bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, boo
         em_load(&t->e, R10, HGS(offsetof(struct xlate, group) + 8 * (k - 1)));
     t->r10_group = (int)k - 1;
     h = host_reg(g->base);
-    *r11 = h < 0 || !t->m64 || t->x87_op;
+    *r11 = h < 0 || g->index < 16 || !t->m64 || t->x87_op;
     if (*r11) {
-        based(t, g->base, t->g->disp);
+        based(t, g, t->g->disp);
         *at = HMEM_X(R11, R10, 0, 0);
     } else {
         *at = HMEM_X(h, R10, 0, t->g->disp);

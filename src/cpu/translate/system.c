@@ -297,7 +297,7 @@ bool emit_system(struct trans *t)
             return false;
         r = tr_rec(t, X_FAST, t->off);
         r->op = (uint16_t)t->i->mnemonic;
-        r->size = (uint8_t)(t->i->opcode & 1 ? log : 0);
+        r->size = (uint16_t)(t->i->opcode & 1 ? log : 0);
         r->rep = t->i->attributes & ZYDIS_ATTRIB_HAS_REP;
         r->target = t->next;
         tr_exit(t, r);

@@ -16,7 +16,7 @@
 enum {
     TR_INSNS = 64,
     TR_GROUPS = 64,
-    TR_GROUP_SPAN = 240, /* bytes that one lookup may cover */
+    TR_GROUP_SPAN = 512, /* bytes that one lookup may cover */
     TR_RECS = 256,
     TR_CODE = 40 << 10,
     TR_MAIN = 24 << 10, /* of it before the stubs */
@@ -43,7 +43,7 @@ struct tr_insn {
  * the whole range, before the first of them; the others only need the addend it found.
  */
 struct tr_group {
-    uint8_t base; /* guest register */
+    uint8_t base, index, scale; /* guest registers, index 16: none; shift count */
     bool write, write_first, made;
     uint16_t n;
     int32_t lo, hi; /* bytes from the base register before the first member */

@@ -189,7 +189,8 @@ struct xrec {
     int32_t target; /* X_LOOKUP of a direct branch: the target relative to the page */
     int32_t delta;  /* X_LOOKUP of an indirect one: what it has added to RSP */
     uint16_t op;
-    uint8_t kind, size;
+    uint8_t kind;
+    uint16_t size;
     bool write, cross, indirect;
     bool write_first; /* X_GROUP: the instruction at off stores */
     uint8_t failed;   /* X_GROUP: how often filling was of no use */
