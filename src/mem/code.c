@@ -73,6 +73,24 @@ static void tell_code(struct mem *m, gpa_t gpa, bool written)
     }
 }
 
+/* Makes MEM_F_CODE of frame f reliable. */
+static void make_ready(struct mem *m, gpa_t gpa, uint64_t f)
+{
+    lock_take(&m->lock);
+    if (!(m->flags[f] & MEM_F_CODE_READY)) {
+        __atomic_fetch_or(&m->flags[f], MEM_F_CODE, __ATOMIC_SEQ_CST);
+        lock_drop(&m->lock);
+        tell_code(m, gpa, false); /* twice, if two mark at once: harmless */
+        lock_take(&m->lock);
+        barrier_all(m);
+        if (m->flags[f] & MEM_F_CODE) { /* else it was released meanwhile: the caller looks again */
+            __atomic_fetch_or(&m->flags[f], MEM_F_CODE_READY, __ATOMIC_SEQ_CST);
+            __atomic_fetch_add(&m->code_frames, 1, __ATOMIC_RELAXED);
+        }
+    }
+    lock_drop(&m->lock);
+}
+
 void mem_code_mark(struct mem *m, gpa_t gpa, uint64_t len)
 {
     uint64_t off;
@@ -80,22 +98,34 @@ void mem_code_mark(struct mem *m, gpa_t gpa, uint64_t len)
         return;
     uint64_t f = off >> PAGE_SHIFT;
     uint64_t mask = line_mask(off, off + len - 1);
-    if (!(__atomic_load_n(&m->flags[f], __ATOMIC_ACQUIRE) & MEM_F_CODE_READY)) {
+    for (bool done = false; !done;) {
+        if (!(__atomic_load_n(&m->flags[f], __ATOMIC_ACQUIRE) & MEM_F_CODE_READY))
+            make_ready(m, gpa, f);
         lock_take(&m->lock);
-        if (!(m->flags[f] & MEM_F_CODE_READY)) {
-            __atomic_fetch_or(&m->flags[f], MEM_F_CODE, __ATOMIC_SEQ_CST);
-            lock_drop(&m->lock);
-            tell_code(m, gpa, false); /* twice, if two mark at once: harmless */
-            lock_take(&m->lock);
-            barrier_all(m);
-            __atomic_fetch_or(&m->flags[f], MEM_F_CODE_READY, __ATOMIC_SEQ_CST);
-            __atomic_fetch_add(&m->code_frames, 1, __ATOMIC_RELAXED);
-        }
+        done = m->flags[f] & MEM_F_CODE_READY;
+        if (done)
+            __atomic_fetch_or(&m->lines[f], mask, __ATOMIC_SEQ_CST);
         lock_drop(&m->lock);
     }
+}
+
+bool mem_code_release(struct mem *m, gpa_t gpa)
+{
+    uint64_t off;
+    bool none;
+    if (!mem_offset(m, gpa, 1, &off))
+        return false;
+    uint64_t f = off >> PAGE_SHIFT;
     lock_take(&m->lock);
-    __atomic_fetch_or(&m->lines[f], mask, __ATOMIC_SEQ_CST);
+    none = !__atomic_load_n(&m->lines[f], __ATOMIC_SEQ_CST);
+    if (none && (m->flags[f] & MEM_F_CODE_READY)) {
+        __atomic_fetch_and(&m->flags[f], (uint8_t)~(MEM_F_CODE | MEM_F_CODE_READY), __ATOMIC_SEQ_CST);
+        __atomic_fetch_sub(&m->code_frames, 1, __ATOMIC_RELAXED);
+    } else {
+        none = none && !(m->flags[f] & MEM_F_CODE);
+    }
     lock_drop(&m->lock);
+    return none;
 }
 
 const volatile uint32_t *mem_code_gen(struct mem *m, gpa_t gpa)

@@ -163,6 +163,16 @@ hva_t mem_frame_get(struct mem *m, gpa_t gpa)
     return (hva_t)(m->base + off);
 }
 
+int mem_fd(const struct mem *m)
+{
+    return m->fd;
+}
+
+bool mem_file_offset(const struct mem *m, gpa_t gpa, uint64_t *off)
+{
+    return mem_offset(m, gpa, 1, off);
+}
+
 const volatile uint8_t *mem_frame_flags(struct mem *m, gpa_t gpa)
 {
     uint64_t off;

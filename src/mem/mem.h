@@ -77,11 +77,16 @@ void mem_unpin(struct mem *m, gpa_t gpa, uint64_t len, bool written);
 
 /* For engines: makes the frame PRIVATE and returns its host address, 0 if not RAM. Valid until unmap is called. */
 hva_t mem_frame_get(struct mem *m, gpa_t gpa);
+/* For engines that map frames themselves: the memfd, and where in it a private frame lies; false if not RAM. */
+int mem_fd(const struct mem *m);
+bool mem_file_offset(const struct mem *m, gpa_t gpa, uint64_t *off);
 /* The frame's MEM_F_* flags, to test after each store through a pointer from mem_frame_get. Never NULL for RAM. */
 const volatile uint8_t *mem_frame_flags(struct mem *m, gpa_t gpa);
 
 /* See the head comment. mark covers [gpa, gpa+len) in 64-byte lines inside one frame. Any vCPU thread. */
 void mem_code_mark(struct mem *m, gpa_t gpa, uint64_t len);
+/* Ends the watch on a frame that has no marked line any more, so that stores to it are plain again. True: it has none. */
+bool mem_code_release(struct mem *m, gpa_t gpa);
 /* The generation counter of the frame: changes whenever a marked line of it was written. Stable address. */
 const volatile uint32_t *mem_code_gen(struct mem *m, gpa_t gpa);
 /* Tells that [gpa, gpa+len) was written. True if a marked line was hit (the generation moved). */

@@ -76,6 +76,8 @@ unsigned xl_kind_now(const struct xlate *x)
         kind |= KIND_TSC;
     if (mode == X86_MODE_64 && ctx == CTX_USER)
         kind |= KIND_PIC;
+    if (ctx == CTX_USER && x->win.active)
+        kind |= KIND_WIN;
     return kind;
 }
 

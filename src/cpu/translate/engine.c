@@ -288,6 +288,21 @@ static const uint8_t *group_exit(struct xlate *x, struct xrec *r)
     return x->code.rx + to->start;
 }
 
+/* A host fault while there are windows: at an access to one, or like any other. */
+static const uint8_t *win_exit(struct xlate *x)
+{
+    x->cpu->rip = x->aux;
+    if (x->kind & KIND_WIN) {
+        if (x->fault_trap == X86_PF && xl_win_miss(x, x->fault_host, x->fault_write) == MISS_RETRY)
+            return x->retry;
+        if (x->fault_trap == X86_GP && xl_win_scan(x))
+            return xl_find(x);
+    }
+    x->st.faults++;
+    x->step_due = true;
+    return NULL;
+}
+
 /* True: leave run. resume: go on there instead of looking rip up. */
 static bool exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
 {
@@ -339,6 +354,9 @@ static bool exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
             return true;
         }
         break;
+    case X_WIN:
+        *resume = win_exit(x);
+        break;
     case X_FAULT:
         x->st.faults++;
         c->rip = x->aux;
@@ -367,6 +385,7 @@ static bool between(struct xlate *x)
         take_requests(x);
     if (a & ATT_KICK) {
         atomic_fetch_and(&x->attention, ~(uint32_t)ATT_KICK);
+        xl_win_tick(x);
         v->exit.kind = EXIT_KICKED;
         return true;
     }
@@ -482,6 +501,8 @@ static int translate_create(struct vcpu *v)
     x->mask_popf =
         ~(uint64_t)(X86_FL_ARITH | X86_FL_IF | X86_FL_1 | X86_FL_RF | X86_FL_VM | 1 << 3 | 1 << 5 | 1 << 15) &
         UINT32_MAX;
+    x->win.maps_max = 8192;
+    x->win.mode = getenv("GAZDA_MMU") ? (enum xl_mmu)atoi(getenv("GAZDA_MMU")) : MMU_AUTO;
     x->mask_if = X86_FL_IF;
     x->mask_63 = 63;
     x->mask_31 = 31;
@@ -501,10 +522,15 @@ static int translate_create(struct vcpu *v)
         goto undo_code;
     xl_tlb_init(x);
     xl_jc_init(x);
+    r = xl_win_init(x);
+    if (r)
+        goto undo_listen;
     v->cpu = x->cpu;
     v->engine = x;
     return 0;
 
+undo_listen:
+    mem_unlisten(v->mem, &listener, x);
 undo_code:
     xl_scan_fini(x);
     codemem_free(&x->code);
@@ -526,6 +552,7 @@ static void translate_destroy(struct vcpu *v)
     xl_thread_forget(x);
     x->inner.ops->destroy(&x->inner);
     xl_scan_fini(x);
+    xl_win_fini(x);
     codemem_free(&x->code);
     lock_destroy(&x->req_lock);
     munmap(x, (sizeof(*x) + PAGE_SIZE - 1) & PAGE_MASK);
@@ -588,6 +615,10 @@ static void translate_stats(const struct vcpu *v, void (*put)(void *arg, const c
     put(arg, "host_faults", s->faults);
     put(arg, "kicks", s->kicks);
     put(arg, "entries", s->entries);
+    put(arg, "windows.misses", s->win_misses);
+    put(arg, "windows.pages_filled", s->win_fills);
+    put(arg, "windows.flushes", s->win_flushes);
+    put(arg, "windows.promotions", s->win_promotions);
     put(arg, "interpreted", s->steps);
     put(arg, "missed_to_interpreter", s->miss_steps);
     for (unsigned k = 0; k < ARRAY_LEN(s->step_op); k++) {

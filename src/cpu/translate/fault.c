@@ -19,6 +19,7 @@
 
 #include "base/fault.h"
 #include "cpu/translate/translate.h"
+#include "x86/fault.h"
 
 #ifndef SS_AUTODISARM
 #define SS_AUTODISARM (1U << 31)
@@ -107,7 +108,18 @@ static bool claim_fault(int sig, const siginfo_t *info, void *ucp)
     }
     if (!codemem_has(&x->code, (void *)r[REG_RIP]) || !restartable(x, (const uint8_t *)r[REG_RIP], &rip, true))
         return false;
-    leave(x, r, rip, x->rec_fault);
+    x->fault_trap = (uint8_t)r[REG_TRAPNO];
+    x->fault_host = r[REG_TRAPNO] == X86_PF ? (uintptr_t)info->si_addr : 0;
+    x->fault_write = r[REG_ERR] & X86_PF_W;
+    if (x->win.area && (x->fault_trap == X86_PF || x->fault_trap == X86_GP)) {
+        x->retry_rcx = (uint64_t)r[REG_RCX];
+        x->retry_r10 = (uint64_t)r[REG_R10];
+        x->retry_r11 = (uint64_t)r[REG_R11];
+        x->retry_pc = (const uint8_t *)r[REG_RIP];
+        leave(x, r, rip, x->rec_win);
+    } else {
+        leave(x, r, rip, x->rec_fault);
+    }
     return true;
 }
 

@@ -7,6 +7,7 @@
 #include "cpu/translate/trans.h"
 
 enum { OPEN = 16, NO_INDEX = 16 };
+#define WIN_SPAN (1L << 31) /* what the guards between windows allow for */
 
 /* A group that may still get members. */
 struct open {
@@ -159,12 +160,14 @@ static bool writes(const struct tr_insn *in, unsigned g)
 /* The open group that the access fits into, or NULL. */
 static struct open *fitting(const struct trans *t, struct open *o, unsigned n, const struct access *a)
 {
+    int64_t span = t->kind & KIND_WIN && a->index == NO_INDEX ? WIN_SPAN : TR_GROUP_SPAN;
+
     for (unsigned k = 0; k < n; k++) {
         const struct tr_group *g = &t->group[o[k].group];
         int64_t at = a->disp + o[k].moved, end = at + a->size;
 
         if (o[k].base == a->base && o[k].index == a->index && o[k].scale == a->scale &&
-            (end > g->hi ? end : g->hi) - (at < g->lo ? at : g->lo) <= TR_GROUP_SPAN)
+            (end > g->hi ? end : g->hi) - (at < g->lo ? at : g->lo) <= span)
             return &o[k];
     }
     return NULL;
@@ -245,6 +248,8 @@ void group_find(struct trans *t)
         }
         after(t, in, open, &n);
     }
+    if (t->kind & KIND_WIN)
+        return;
     for (unsigned k = 0; k < t->ninsns; k++) /* alone it is better off with a lookup of its own size and rights */
         if (t->in[k].group && t->group[t->in[k].group - 1].n < 2)
             t->in[k].group = 0;

@@ -178,9 +178,27 @@ static void lookup(struct trans *t, struct xrec *r, unsigned size, bool write)
     em_load(e, R10, HGS_X(R10, tlb + offsetof(struct xl_tlb, addend)));
 }
 
+/* The window's offset for the address in register `at`, into R10. */
+static void window(struct trans *t, unsigned at)
+{
+    size_t wtab = offsetof(struct xlate, wtab);
+
+    t->r10_group = -1;
+    if (!t->m64) {
+        em_load(&t->e, R10, HGS(wtab));
+        return;
+    }
+    em_const(&t->e, R10, 39);
+    em_vex_rr(&t->e, 3, 2, 1, 0xf7, R10, R10, at); /* shrx r10, at, r10 */
+    em_load(&t->e, R10, HGS_X(R10, wtab));
+}
+
 void op_lookup(struct trans *t, unsigned size, bool write)
 {
-    lookup(t, tr_rec(t, X_MISS, t->off), size, write);
+    if (t->kind & KIND_WIN)
+        window(t, R11);
+    else
+        lookup(t, tr_rec(t, X_MISS, t->off), size, write);
 }
 
 /* The group's registers plus disp into R11, as a linear address. Uses RCX. */
@@ -203,6 +221,26 @@ static void based(struct trans *t, const struct tr_group *g, int32_t disp)
         em_lea(&t->e, R11, m);
     else
         em_lea32(&t->e, R11, m);
+}
+
+/* A group in windows has no range: all its addresses are within a displacement of the base register. */
+static bool group_window(struct trans *t, struct tr_group *g, unsigned k, struct hmem *at, bool *r11)
+{
+    int h = host_reg(g->base);
+
+    *r11 = h < 0 || g->index < 16 || !t->m64 || t->x87_op;
+    if (*r11)
+        based(t, g, t->g->disp);
+    if (!g->made || !t->m64)
+        window(t, *r11 ? R11 : (unsigned)h);
+    else if (t->r10_group != (int)k)
+        em_load(&t->e, R10, HGS(offsetof(struct xlate, group) + 8 * k));
+    if (!g->made && g->n > 1 && t->m64)
+        em_store(&t->e, R10, HGS(offsetof(struct xlate, group) + 8 * k));
+    g->made = true;
+    t->r10_group = (int)k;
+    *at = *r11 ? HMEM_X(R11, R10, 0, 0) : HMEM_X(h, R10, 0, t->g->disp);
+    return true;
 }
 
 /* The group's lookup at its first member; on a miss that filling does not cure, the same code without groups. */
@@ -232,6 +270,8 @@ bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, boo
         *r11 = true;
         return true;
     }
+    if (t->kind & KIND_WIN)
+        return group_window(t, g, k - 1, at, r11);
     if (!g->made)
         group_lookup(t, g, k - 1);
     else if (t->r10_group != (int)k - 1)

@@ -115,6 +115,7 @@ void xl_tlb_flush(struct xlate *x, bool all)
     x->st.flushes++;
     for (unsigned c = 0; c < CTXS; c++)
         flush(&x->tlb[c], all);
+    xl_win_flush(x);
     xl_code_moved(x, CTX_USER);
     if (all || x->code_local)
         xl_code_moved(x, CTX_KERNEL);
@@ -135,6 +136,7 @@ void xl_tlb_flush_page(struct xlate *x, gva_t lin)
             if ((t->flags[t->log[i]] & TLBF_LARGE) && ((-t->rtag[t->log[i]]) ^ lin) >> 30 == 0)
                 drop(t, t->log[i]);
     }
+    xl_win_flush_page(x, lin);
     unsigned small = (lin >> PAGE_SHIFT) % SMALL_BITS;
     for (unsigned class = 0; class < 2; class ++)
         if (x->code_huge || (x->code_bloom[class][bit / 64] >> (bit % 64) & 1) ||
@@ -153,6 +155,7 @@ void xl_tlb_protect(struct xlate *x, gpa_t gpa)
             if (t->frame[t->log[i]] == frame)
                 t->wtag[t->log[i]] = empty_tag(t->log[i]);
     }
+    xl_win_protect(x, gpa);
 }
 
 /* ---- filling ---- */
@@ -179,6 +182,8 @@ enum xl_miss xl_tlb_fill(struct xlate *x, gva_t lin, unsigned size, bool write)
     if (!host)
         return MISS_STEP;
     const volatile uint8_t *fl = mem_frame_flags(x->v->mem, r.gpa);
+    if (write && (*fl & MEM_F_CODE))
+        mem_code_release(x->v->mem, r.gpa);
     bool code = *fl & (MEM_F_CODE | MEM_F_DIRTY_LOG);
     if (write && code)
         return MISS_STEP;

@@ -128,11 +128,12 @@ static bool leave(struct trans *t)
     if (t->i->operand_width / 8 != size)
         return false;
     at = stack_top(t, RBP, size);
+    em_rm(&t->e, 0x8b | (size == 8 ? EM_W : 0), RCX, at);
     if (t->m64)
         em_lea(&t->e, RSP, HMEM(RBP, 8));
     else
         em_lea32(&t->e, RSP, HMEM(RBP, 4));
-    em_rm(&t->e, 0x8b | (size == 8 ? EM_W : 0), RBP, at);
+    em_mov(&t->e, RBP, RCX);
     tr_commit(t);
     return true;
 }

@@ -127,6 +127,11 @@ int xl_stubs(struct xlate *x)
     make_exit(&e);
     x->save = m->rx + e.n;
     make_save(&e, x);
+    x->retry = m->rx + e.n; /* goes on in the middle of an instruction's translation */
+    em_load(&e, RCX, X(retry_rcx));
+    em_load(&e, R10, X(retry_r10));
+    em_load(&e, R11, X(retry_r11));
+    em_rm(&e, 0xff, 4, X(retry_pc));
     struct xrec *r = codemem_meta(m, sizeof(*r));
     r->kind = X_ABORT;
     x->abort = m->rx + e.n;
@@ -139,6 +144,9 @@ int xl_stubs(struct xlate *x)
     r = codemem_meta(m, sizeof(*r));
     r->kind = X_KICK;
     x->rec_kick = (uint32_t)((uint8_t *)r - m->meta);
+    r = codemem_meta(m, sizeof(*r));
+    r->kind = X_WIN;
+    x->rec_win = (uint32_t)((uint8_t *)r - m->meta);
     r = codemem_meta(m, sizeof(*r)); /* where a dropped block's start leads: R10 is the linear address */
     r->kind = X_LOOKUP;
     x->dead = m->rx + e.n;

@@ -42,6 +42,7 @@ enum {
     KIND_SMAP = 1 << 10, /* SMAP is on, so AC is what the context says */
     KIND_FSGS = 1 << 11, /* RDFSBASE and its like may be used */
     KIND_SPLIT = 1 << 12, /* each memory access has a lookup of its own; never what the vCPU is in */
+    KIND_WIN = 1 << 13,  /* memory through windows */
     KIND_NONE = 1 << 15, /* not for translated code */
 };
 static inline enum xl_ctx kind_ctx(unsigned kind)
@@ -80,7 +81,34 @@ struct xl_jc {
     unsigned kind; /* of all its blocks */
 };
 
+enum xl_mmu { MMU_AUTO, MMU_SOFT, MMU_WINDOW };
+enum { XL_WIN_SLOTS = 4, XL_WIN_PAGES = 1 << 18 };
+
+/* window.c */
+struct xl_win_page {
+    gva_t lin;
+    uint32_t frame;
+    bool used, logged, write;
+};
+struct xl_win_slot {
+    unsigned index;   /* bits 39..47 of the addresses */
+    uintptr_t lo, hi; /* host addresses between which something is mapped */
+};
+struct xl_win {
+    enum xl_mmu mode;
+    bool active;
+    unsigned ticks, need; /* timer ticks without a flush; how many promote */
+    unsigned drops, lost, maps, maps_max;
+    uintptr_t area;
+    unsigned slots;
+    struct xl_win_slot slot[XL_WIN_SLOTS];
+    uint32_t n; /* in log */
+    uint32_t log[XL_WIN_PAGES];
+    struct xl_win_page page[XL_WIN_PAGES]; /* by page number: what is mapped */
+};
+
 struct xl_stats {
+    uint64_t win_misses, win_fills, win_flushes, win_promotions;
     uint64_t blocks, insns, code_bytes, evictions, dead_blocks, misses, fills, flushes, steps, lookups, links, faults,
         kicks, entries, miss_steps;
     uint32_t step_op[2048]; /* by ZydisMnemonic */
@@ -106,6 +134,8 @@ struct xlate {
     uint64_t x87_dead;                    /* 0: the x87 registers are the guest's */
     uint64_t x87_page, x87_last, x87_fdp; /* X87_LAST_VALID | FOP << 13 | offset of the last x87 instruction */
     uint64_t spill;
+    uint64_t retry_rcx, retry_r10, retry_r11; /* scratch registers of an access that is tried again */
+    const uint8_t *retry_pc;
     uint64_t group[64]; /* addends that the block's groups of accesses share */
     uint32_t host_mxcsr, pad;
 
@@ -116,6 +146,9 @@ struct xlate {
     bool no_pext;      /* PEXT is slow here */
     bool avx;
     bool one_insn;       /* blocks of one instruction */
+    uintptr_t fault_host; /* of the last host fault: address, */
+    bool fault_write;     /* direction, */
+    uint8_t fault_trap;   /* vector */
     bool vectors_live; /* the host's vector registers and MXCSR are the guest's, and cpu's are stale */
     bool step_due; /* the next instruction goes to the interpreter */
     _Atomic bool careful;
@@ -128,8 +161,8 @@ struct xlate {
     } late;
     struct codemem code;
     struct trans *scratch;                      /* trans.h */
-    const uint8_t *enter, *enter_light, *exit, *save, *abort, *dead; /* stubs, in this order */
-    uint32_t rec_fault, rec_kick;               /* the records of these */
+    const uint8_t *enter, *enter_light, *exit, *save, *retry, *abort, *dead; /* stubs, in this order */
+    uint32_t rec_fault, rec_kick, rec_win;               /* the records of these */
     struct x86_phys phys;
 
     /* Requests of other threads. */
@@ -159,6 +192,9 @@ struct xlate {
 
     struct xl_jc jc[CTXS];
     struct xl_tlb tlb[CTXS];
+    struct xl_win win;
+    /* Last: by bits 39..63 of the address; what to add to it. Only both ends are mapped. */
+    uint64_t wtab[1 << 25] __attribute__((aligned(4096)));
 };
 
 enum { ATT_KICK = 1, ATT_REQ = 2 };
@@ -175,7 +211,8 @@ enum xrec_kind {
     X_FAST,   /* the instruction at off is done in C; op tells which */
     X_PAUSE,
     X_ABORT, /* enter was not made */
-    X_FAULT, /* a host fault or a kick at the instruction aux, from a signal handler */
+    X_WIN,    /* a host fault while there are windows: fault_*; aux is the address of the instruction */
+    X_FAULT,  /* a host fault or a kick at the instruction aux, from a signal handler */
     X_KICK,
 };
 
@@ -272,6 +309,16 @@ void xl_tlb_flush_page(struct xlate *x, gva_t lin);
 void xl_tlb_protect(struct xlate *x, gpa_t gpa);
 /* Physical address of code; false if it faults. */
 bool xl_code_gpa(struct xlate *x, gva_t lin, gpa_t *gpa);
+
+/* window.c. Flushing ends the use of windows for a while (but not with MMU_WINDOW). */
+int xl_win_init(struct xlate *x);
+void xl_win_fini(struct xlate *x);
+void xl_win_flush(struct xlate *x);
+void xl_win_flush_page(struct xlate *x, gva_t lin);
+void xl_win_protect(struct xlate *x, gpa_t gpa);
+void xl_win_tick(struct xlate *x);
+enum xl_miss xl_win_miss(struct xlate *x, uintptr_t host, bool write);
+bool xl_win_scan(struct xlate *x);
 
 /* stubs.c: the code to get in and out. */
 int xl_stubs(struct xlate *x);

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Windows: the host's MMU as the TLB of user code.
+ *
+ * Each 512 GiB of guest linear addresses in use (an entry of the top page table) has a window of the process's address
+ * space, in which guest pages are mapped from the memfd when they are first touched. An access is the address plus
+ * wtab[address >> 39]. Unused entries of wtab make the sum non-canonical, the middle of the table is not mapped, and
+ * the windows are so far apart that a displacement cannot reach the next one; so an access hits a page that the guest
+ * may access in this way, or faults. Only user code uses windows, and only user pages are mapped in them.
+ *
+ * What may be mapped: what a walk allows; for writing only if D is set and the frame holds no code. A page is dropped
+ * when its translation is flushed. Loading CR3 drops everything, so windows are used only while that is rare: a vCPU
+ * that has gone for some timer ticks without it is promoted, and demoted by the next one.
+ */
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "cpu/translate/translate.h"
+#include "mem/mem.h"
+
+enum { SLOT_SHIFT = 39, SLOTS = XL_WIN_SLOTS, AROUND = 16, TICKS = 4, TICKS_MAX = 256, DROPS_MAX = 512, LOST_MAX = 64 };
+#define SLOT_SIZE (1UL << SLOT_SHIFT)
+#define GUARD (8UL << 30) /* on each side half of it: more than a displacement */
+#define STRIDE (SLOT_SIZE + GUARD)
+#define NO_BASE (1UL << 62)
+#define TABLE_BYTES (sizeof(((struct xlate *)0)->wtab))
+
+static uintptr_t slot_start(const struct xlate *x, unsigned s)
+{
+    return x->win.area + s * STRIDE + GUARD / 2;
+}
+
+int xl_win_init(struct xlate *x)
+{
+    uint8_t *table = (uint8_t *)x->wtab;
+    void *p;
+
+    x->win.need = TICKS;
+    if (x->win.mode == MMU_SOFT)
+        return 0;
+    p = mmap(NULL, SLOTS * STRIDE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED || mprotect(table + PAGE_SIZE, TABLE_BYTES - 2 * PAGE_SIZE, PROT_NONE)) {
+        if (p != MAP_FAILED)
+            munmap(p, SLOTS * STRIDE);
+        if (x->win.mode == MMU_WINDOW)
+            return -ENOMEM;
+        x->win.mode = MMU_SOFT; /* a host without the address space: the soft TLB does */
+        return 0;
+    }
+    x->win.area = (uintptr_t)p;
+    for (unsigned k = 0; k < PAGE_SIZE / 8; k++)
+        x->wtab[k] = x->wtab[ARRAY_LEN(x->wtab) - 1 - k] = NO_BASE;
+    x->win.active = x->win.mode == MMU_WINDOW;
+    return 0;
+}
+
+void xl_win_fini(struct xlate *x)
+{
+    if (x->win.area)
+        munmap((void *)x->win.area, SLOTS * STRIDE);
+    x->win.area = 0;
+}
+
+/* ---- dropping ---- */
+
+static void unmap(uintptr_t at, size_t len)
+{
+    mmap((void *)at, len, PROT_NONE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
+static struct xl_win_page *entry(struct xlate *x, gva_t lin)
+{
+    return &x->win.page[(lin >> PAGE_SHIFT) % ARRAY_LEN(x->win.page)];
+}
+
+static void drop_all(struct xlate *x)
+{
+    struct xl_win *w = &x->win;
+
+    for (unsigned s = 0; s < w->slots; s++) {
+        x->wtab[w->slot[s].index] = NO_BASE;
+        if (w->slot[s].hi > w->slot[s].lo)
+            unmap(w->slot[s].lo, w->slot[s].hi - w->slot[s].lo);
+    }
+    for (uint32_t i = 0; i < w->n; i++)
+        w->page[w->log[i]] = (struct xl_win_page){ 0 };
+    w->slots = w->n = 0;
+    x->st.win_flushes++;
+}
+
+void xl_win_flush(struct xlate *x)
+{
+    struct xl_win *w = &x->win;
+
+    if (!w->area)
+        return;
+    if (w->n || w->slots)
+        drop_all(x);
+    if (w->active && w->mode == MMU_AUTO) {
+        w->active = false;
+        /* It did not last: wait longer before the next time, unless it paid. */
+        w->need = w->ticks < 4 * w->need ? (w->need < TICKS_MAX ? w->need * 2 : TICKS_MAX) : TICKS;
+    }
+    w->ticks = w->drops = 0;
+}
+
+static void drop_page(struct xlate *x, struct xl_win_page *p)
+{
+    unmap(x->wtab[p->lin >> SLOT_SHIFT] + p->lin, PAGE_SIZE);
+    p->used = false; /* it stays in the log */
+}
+
+void xl_win_flush_page(struct xlate *x, gva_t lin)
+{
+    struct xl_win_page *p;
+
+    if (!x->win.n)
+        return;
+    p = entry(x, lin);
+    if (p->used && p->lin == (lin & PAGE_MASK)) {
+        drop_page(x, p);
+        if (++x->win.drops > DROPS_MAX)
+            xl_win_flush(x);
+    }
+}
+
+void xl_win_protect(struct xlate *x, gpa_t gpa)
+{
+    uint32_t frame = (uint32_t)(gpa >> PAGE_SHIFT);
+
+    for (uint32_t i = 0; i < x->win.n; i++) {
+        struct xl_win_page *p = &x->win.page[x->win.log[i]];
+
+        if (p->used && p->frame == frame && p->write) {
+            mprotect((void *)(x->wtab[p->lin >> SLOT_SHIFT] + p->lin), PAGE_SIZE, PROT_READ);
+            p->write = false;
+        }
+    }
+}
+
+/* ---- promotion ---- */
+
+void xl_win_tick(struct xlate *x)
+{
+    struct xl_win *w = &x->win;
+
+    if (w->mode != MMU_AUTO)
+        return;
+    w->ticks++;
+    w->drops = 0;
+    if (!w->active && w->ticks >= w->need && kind_ctx(x->kind) == CTX_USER && x->kind != KIND_NONE) {
+        w->active = true;
+        x->st.win_promotions++;
+    }
+}
+
+/* ---- filling ---- */
+
+/* The window of lin's 512 GiB; false: none can be had. */
+static bool window(struct xlate *x, gva_t lin)
+{
+    struct xl_win *w = &x->win;
+    unsigned index = (unsigned)(lin >> SLOT_SHIFT);
+
+    if (index >= 256)
+        return false;
+    if (x->wtab[index] != NO_BASE)
+        return true;
+    if (w->slots == SLOTS)
+        return false;
+    w->slot[w->slots].index = index;
+    w->slot[w->slots].lo = UINTPTR_MAX;
+    w->slot[w->slots].hi = 0;
+    x->wtab[index] = slot_start(x, w->slots) - ((uint64_t)index << SLOT_SHIFT);
+    w->slots++;
+    return true;
+}
+
+static struct xl_win_slot *slot_of(struct xlate *x, gva_t lin)
+{
+    for (unsigned s = 0; s < x->win.slots; s++)
+        if (x->win.slot[s].index == lin >> SLOT_SHIFT)
+            return &x->win.slot[s];
+    return NULL;
+}
+
+/* Notes page lin as mapped to a frame. */
+static void note(struct xlate *x, gva_t lin, gpa_t gpa, bool write)
+{
+    struct xl_win *w = &x->win;
+    struct xl_win_page *p = entry(x, lin);
+
+    if (p->used && p->lin != lin)
+        drop_page(x, p);
+    if (!p->logged)
+        w->log[w->n++] = (uint32_t)(p - w->page);
+    *p = (struct xl_win_page){
+        .lin = lin, .frame = (uint32_t)(gpa >> PAGE_SHIFT), .used = true, .logged = true, .write = write
+    };
+}
+
+struct place {
+    gpa_t gpa;
+    bool write;
+};
+
+/* Whether user code may have page lin, for what. Sets A, and D if write. */
+static bool place_of(struct xlate *x, gva_t lin, bool write, struct place *p)
+{
+    struct x86_xlate r;
+    struct x86_fault f;
+
+    if (!x86_walk(x->cpu, &x->phys, lin, X86_ACC_USER | (write ? X86_ACC_WRITE : X86_ACC_READ), &r, &f))
+        return false;
+    const volatile uint8_t *flags = mem_frame_flags(x->v->mem, r.gpa);
+    if (!flags || !mem_frame_get(x->v->mem, r.gpa & PAGE_MASK))
+        return false;
+    if (write && (*flags & MEM_F_CODE))
+        mem_code_release(x->v->mem, r.gpa);
+    bool code = *flags & (MEM_F_CODE | MEM_F_DIRTY_LOG);
+    p->gpa = r.gpa & PAGE_MASK;
+    p->write = r.writable && r.dirty && !code;
+    return !write || p->write;
+}
+
+/* More pages behind lin that go on where it ends, in the memfd too: one mapping for all. */
+static unsigned around(struct xlate *x, gva_t lin, const struct place *first)
+{
+    unsigned n = 1;
+
+    while (n < AROUND) {
+        gva_t next = lin + n * PAGE_SIZE;
+        struct place p;
+
+        if (next >> SLOT_SHIFT != lin >> SLOT_SHIFT || (entry(x, next)->used && entry(x, next)->lin == next) ||
+            !place_of(x, next, false, &p) || p.gpa != first->gpa + n * PAGE_SIZE || p.write != first->write)
+            break;
+        n++;
+    }
+    return n;
+}
+
+enum xl_miss xl_win_miss(struct xlate *x, uintptr_t host, bool write)
+{
+    struct xl_win *w = &x->win;
+    struct place p;
+    uint64_t off;
+    gva_t lin = 0;
+    bool found = false;
+
+    for (unsigned s = 0; s < w->slots && !found; s++) {
+        uintptr_t in = host - slot_start(x, s);
+        if (in < SLOT_SIZE) {
+            lin = ((gva_t)w->slot[s].index << SLOT_SHIFT) + (in & PAGE_MASK);
+            found = true;
+        }
+    }
+    x->st.win_misses++;
+    if (!found || !place_of(x, lin, write, &p) || !mem_file_offset(x->v->mem, p.gpa, &off))
+        return MISS_STEP;
+    unsigned n = around(x, lin, &p);
+    struct xl_win_slot *slot = slot_of(x, lin);
+    uintptr_t at = x->wtab[lin >> SLOT_SHIFT] + lin;
+    int prot = p.write ? PROT_READ | PROT_WRITE : PROT_READ;
+
+    for (unsigned k = 0; k < n; k++)
+        note(x, lin + k * PAGE_SIZE, p.gpa + k * PAGE_SIZE, p.write);
+    if (mmap((void *)at, n * PAGE_SIZE, prot, MAP_FIXED | MAP_SHARED | MAP_POPULATE, mem_fd(x->v->mem), (off_t)off) ==
+        MAP_FAILED) {
+        xl_win_flush(x); /* too many mappings */
+        return MISS_STEP;
+    }
+    slot->lo = at < slot->lo ? at : slot->lo;
+    slot->hi = at + n * PAGE_SIZE > slot->hi ? at + n * PAGE_SIZE : slot->hi;
+    x->st.win_fills += n;
+    if (++w->maps > w->maps_max) {
+        w->maps = 0;
+        xl_win_flush(x);
+        return MISS_STEP;
+    }
+    return MISS_RETRY;
+}
+
+/*
+ * Opens windows for what the guest's top table has and is not open yet. True: something was opened, so an access that
+ * found none may be tried again.
+ */
+bool xl_win_scan(struct xlate *x)
+{
+    const struct cpu_state *c = x->cpu;
+    bool opened = false;
+
+    if (!x86_long_mode(c))
+        return x->wtab[0] == NO_BASE && window(x, 0);
+    for (unsigned k = 0; k < 256 && x->win.slots < SLOTS; k++) {
+        uint64_t entry = 0;
+
+        if (x->wtab[k] == NO_BASE && x->phys.read(x, (c->cr3 & 0xffffffffff000) + 8 * k, &entry, 8) &&
+            (entry & 5) == 5)
+            opened |= window(x, (gva_t)k << SLOT_SHIFT);
+    }
+    if (!opened && ++x->win.lost > LOST_MAX) { /* more address space than windows, it seems */
+        xl_win_flush(x);
+        x->win.need = TICKS_MAX;
+        x->win.lost = 0;
+    }
+    return opened;
+}
