@@ -295,7 +295,7 @@ static const uint8_t *win_exit(struct xlate *x)
     if (x->kind & KIND_WIN) {
         if (x->fault_trap == X86_PF && xl_win_miss(x, x->fault_host, x->fault_write) == MISS_RETRY)
             return x->retry;
-        if (x->fault_trap == X86_GP && xl_win_scan(x))
+        if (x->fault_trap != X86_PF && xl_win_scan(x))
             return xl_find(x);
     }
     x->st.faults++;

@@ -111,7 +111,7 @@ static bool claim_fault(int sig, const siginfo_t *info, void *ucp)
     x->fault_trap = (uint8_t)r[REG_TRAPNO];
     x->fault_host = r[REG_TRAPNO] == X86_PF ? (uintptr_t)info->si_addr : 0;
     x->fault_write = r[REG_ERR] & X86_PF_W;
-    if (x->win.area && (x->fault_trap == X86_PF || x->fault_trap == X86_GP)) {
+    if (x->win.area && (x->fault_trap == X86_PF || x->fault_trap == X86_GP || x->fault_trap == X86_SS)) {
         x->retry_rcx = (uint64_t)r[REG_RCX];
         x->retry_r10 = (uint64_t)r[REG_R10];
         x->retry_r11 = (uint64_t)r[REG_R11];
