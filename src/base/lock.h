@@ -16,6 +16,7 @@ enum lock_rank {
     LOCK_LAPIC = 40,   /* reached from IRQ chips and other LAPICs */
     LOCK_VCPU = 50,    /* a vCPU's run state and condition variable */
     LOCK_MEM = 60,     /* page states */
+    LOCK_ENGINE = 65,  /* requests of one vCPU's engine to another */
     LOCK_TIMER = 70,   /* timer heap of the event loop */
     LOCK_LOG = 90,
 };

@@ -92,14 +92,26 @@ static int add_disk(struct run_options *o, char *arg, struct err *e)
     return 0;
 }
 
+/* The fastest engine that this host can run. */
+static const struct engine_ops *default_engine(void)
+{
+    return __builtin_cpu_supports("bmi2") ? &engine_translate : &engine_interp;
+}
+
 static int set_engine(struct run_options *o, const char *name, struct err *e)
 {
-    /* auto: the fastest engine that works here. There is one so far. */
-    if (strcmp(name, "auto") == 0 || strcmp(name, engine_interp.name) == 0) {
-        o->mc.engine = &engine_interp;
+    static const struct engine_ops *const engines[] = { &engine_translate, &engine_interp };
+    if (strcmp(name, "auto") == 0) {
+        o->mc.engine = default_engine();
         return 0;
     }
-    return err_set(e, EINVAL, "--engine: unknown engine \"%s\"; it must be auto or interp", name);
+    for (unsigned i = 0; i < ARRAY_LEN(engines); i++) {
+        if (strcmp(name, engines[i]->name) == 0) {
+            o->mc.engine = engines[i];
+            return 0;
+        }
+    }
+    return err_set(e, EINVAL, "--engine: unknown engine \"%s\"; it must be auto, interp or translate", name);
 }
 
 static int set_log(const char *name, struct err *e)
@@ -324,7 +336,8 @@ int cli_run(int argc, char **argv)
     struct run_options *o = calloc(1, sizeof(*o));
     if (!o)
         return cli_usage_error("out of memory");
-    o->mc = (struct machine_config){ .cpus = 1, .mem_bytes = 512UL << 20, .serial = "stdio", .engine = &engine_interp };
+    o->mc =
+        (struct machine_config){ .cpus = 1, .mem_bytes = 512UL << 20, .serial = "stdio", .engine = default_engine() };
     int status = run_with_options(o, argc, argv);
     free(o);
     return status;

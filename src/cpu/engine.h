@@ -17,6 +17,7 @@
  *   SHUTDOWN    triple fault; exit.text says how it came to be.
  *   DEBUG       v->debug asked for it: exit.debug.reason and .addr. For a break point RIP is at the instruction.
  *   FATAL       the engine cannot go on (an instruction it does not have); exit.text is a sentence for the user.
+ *   STEPPED     of step only: the instructions asked for were done.
  *
  * Interrupts: before run the vCPU sets v->inject; run delivers it first and sets inject.kind to INJECT_NONE. The vCPU
  * injects INTR only if rflags.IF is set and there is no interrupt shadow (ops->can_intr), else it sets irq_window. It
@@ -45,6 +46,7 @@ enum vcpu_exit_kind {
     EXIT_SHUTDOWN,
     EXIT_DEBUG,
     EXIT_FATAL,
+    EXIT_STEPPED,
     EXIT_KINDS
 };
 enum vcpu_debug_reason { DEBUG_STEP, DEBUG_SW_BREAK, DEBUG_HW_BREAK, DEBUG_WATCH };
@@ -104,8 +106,20 @@ struct engine_ops {
     int (*run)(struct vcpu *v, struct vcpu_exit *out); /* 0, or -errno for a host failure */
     void (*kick)(struct vcpu *v);                      /* any thread, async-signal-safe; may be spurious */
     int (*sync)(struct vcpu *v, enum sync_dir dir);    /* vCPU thread, or any while it is not in run */
-    bool (*can_intr)(const struct vcpu *v);            /* IF set and no shadow; vCPU thread, between runs */
+    /*
+     * For another engine that hands over what it does not do itself (its own struct vcpu, same thread): like run, but
+     * cpu_state is exact on entry and after it without sync (general registers and flags, rip, system state; vector
+     * registers and x87 too), and it returns STEPPED after at least one and about n instructions, or the exception
+     * that one raised. NULL where an engine does not offer it.
+     */
+    int (*step)(struct vcpu *v, unsigned n, struct vcpu_exit *out);
+    /* Of the same: the caller changed CR3 itself, so all that is not global goes; or did INVLPG. */
+    void (*flush_local)(struct vcpu *v);
+    void (*flush_page)(struct vcpu *v, gva_t lin);
+    bool (*can_intr)(const struct vcpu *v); /* IF set and no shadow; vCPU thread, between runs */
     void (*debug_changed)(struct vcpu *v);
+    /* Further counters, by name; "a.b" belongs to a group. May be NULL. While the vCPU is not in run. */
+    void (*stats)(const struct vcpu *v, void (*put)(void *arg, const char *name, uint64_t value), void *arg);
 };
 
 /* What engine and vCPU thread share. cpu/vcpu.c embeds it in its own, larger object. */
@@ -124,8 +138,12 @@ struct vcpu {
     struct vcpu_exit exit;
     struct vcpu_debug debug;
     struct vcpu_stats stats;
+    struct { /* counts what instructions did to translations, for the caller of step */
+        uint32_t all, local, page;
+        gva_t lin; /* of the last page */
+    } flushed;
 };
 
-extern const struct engine_ops engine_interp;
+extern const struct engine_ops engine_interp, engine_translate;
 
 #endif

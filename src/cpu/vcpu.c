@@ -276,6 +276,7 @@ static void handle_exit(struct vcpu_thread *t)
         break;
     case EXIT_KICKED:
     case EXIT_IRQ_WINDOW:
+    case EXIT_STEPPED:
     case EXIT_KINDS:
         break;
     }

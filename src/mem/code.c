@@ -63,6 +63,16 @@ static uint64_t line_mask(uint64_t first_off, uint64_t last_off)
     return (~0UL << a) & (~0UL >> (63 - b));
 }
 
+static void tell_code(struct mem *m, gpa_t gpa, bool written)
+{
+    for (unsigned i = 0; i < MEM_LISTENERS; i++) {
+        const struct mem_listener *l = __atomic_load_n(&m->listener[i].l, __ATOMIC_ACQUIRE);
+        void (*fn)(void *, gpa_t) = !l ? NULL : written ? l->code_written : l->code_marked;
+        if (fn)
+            fn(m->listener[i].arg, gpa & PAGE_MASK);
+    }
+}
+
 void mem_code_mark(struct mem *m, gpa_t gpa, uint64_t len)
 {
     uint64_t off;
@@ -74,6 +84,9 @@ void mem_code_mark(struct mem *m, gpa_t gpa, uint64_t len)
         lock_take(&m->lock);
         if (!(m->flags[f] & MEM_F_CODE_READY)) {
             __atomic_fetch_or(&m->flags[f], MEM_F_CODE, __ATOMIC_SEQ_CST);
+            lock_drop(&m->lock);
+            tell_code(m, gpa, false); /* twice, if two mark at once: harmless */
+            lock_take(&m->lock);
             barrier_all(m);
             __atomic_fetch_or(&m->flags[f], MEM_F_CODE_READY, __ATOMIC_SEQ_CST);
             __atomic_fetch_add(&m->code_frames, 1, __ATOMIC_RELAXED);
@@ -97,6 +110,7 @@ bool mem_code_written(struct mem *m, gpa_t gpa, uint64_t len)
     bool hit = false;
     if (!len || !mem_offset(m, gpa, len, &off))
         return false;
+    uint64_t first = off;
     for (uint64_t last = off + len - 1; off <= last; off = (off & PAGE_MASK) + PAGE_SIZE) {
         uint64_t f = off >> PAGE_SHIFT;
         if (!(__atomic_load_n(&m->flags[f], __ATOMIC_ACQUIRE) & MEM_F_CODE))
@@ -107,6 +121,8 @@ bool mem_code_written(struct mem *m, gpa_t gpa, uint64_t len)
             continue;
         lock_take(&m->lock);
         __atomic_fetch_add(&m->gen[f], 1, __ATOMIC_SEQ_CST);
+        /* before the marks go: a writer that finds none must find its own engine told */
+        tell_code(m, gpa + (off - first), true);
         __atomic_exchange_n(&m->lines[f], 0, __ATOMIC_SEQ_CST);
         lock_drop(&m->lock);
         __atomic_fetch_add(&m->code_writes, 1, __ATOMIC_RELAXED);

@@ -274,8 +274,8 @@ int mem_listen(struct mem *m, const struct mem_listener *l, void *arg)
     lock_take(&m->lock);
     for (unsigned i = 0; i < MEM_LISTENERS && r; i++) {
         if (!m->listener[i].l) {
-            m->listener[i].l = l;
             m->listener[i].arg = arg;
+            __atomic_store_n(&m->listener[i].l, l, __ATOMIC_RELEASE);
             r = 0;
         }
     }

@@ -41,6 +41,10 @@ struct mem;
 struct mem_listener {
     void (*unmap)(void *arg, gpa_t gpa, uint64_t len);   /* the host page changes or goes away */
     void (*protect)(void *arg, gpa_t gpa, uint64_t len); /* writes must ask again */
+    /* For those who do not test MEM_F_CODE after each store: the frame begins to hold code (stores must ask again). */
+    void (*code_marked)(void *arg, gpa_t gpa);
+    /* Marked code of the frame was written. Only takes note of it, for a lock is held; need not wait. */
+    void (*code_written)(void *arg, gpa_t gpa);
 };
 
 struct mem_stats {

@@ -14,6 +14,7 @@ static const char *const exit_names[EXIT_KINDS] = {
     [EXIT_MSR] = "msr",           [EXIT_TPR] = "tpr",     [EXIT_HYPERCALL] = "hypercall",
     [EXIT_HLT] = "hlt",           [EXIT_PAUSE] = "pause", [EXIT_IRQ_WINDOW] = "irq_window",
     [EXIT_SHUTDOWN] = "shutdown", [EXIT_DEBUG] = "debug", [EXIT_FATAL] = "fatal",
+    [EXIT_STEPPED] = "stepped",
 };
 
 static void put(json_t *o, const char *key, uint64_t v)
@@ -35,6 +36,25 @@ static void add(struct vcpu_stats *sum, const struct vcpu_stats *s)
     sum->cache_flushes += s->cache_flushes;
     sum->code_invalidations += s->code_invalidations;
     sum->vector_decoded += s->vector_decoded;
+}
+
+/* Adds a counter of an engine: "a.b" goes into an object a. */
+static void put_sum(void *arg, const char *name, uint64_t v)
+{
+    json_t *o = arg;
+    const char *dot = strchr(name, '.');
+    if (dot) {
+        char group[64];
+        snprintf(group, sizeof(group), "%.*s", (int)(dot - name), name);
+        json_t *in = json_object_get(o, group);
+        if (!in) {
+            in = json_object();
+            json_object_set_new(o, group, in);
+        }
+        o = in;
+        name = dot + 1;
+    }
+    put(o, name, v + (uint64_t)json_integer_value(json_object_get(o, name)));
 }
 
 static json_t *stats_json(const struct vcpu_stats *s)
@@ -113,6 +133,12 @@ int machine_write_stats(struct machine *m, FILE *f)
     }
     json_object_set_new(o, "total", stats_json(&sum));
     json_object_set_new(o, "cpus", cpus);
+    if (m->cfg.engine->stats) {
+        json_t *own = json_object();
+        for (unsigned i = 0; i < m->cfg.cpus; i++)
+            m->cfg.engine->stats(vcpu_of(m->cpu[i]), put_sum, own);
+        json_object_set_new(o, m->cfg.engine->name, own);
+    }
     json_object_set_new(o, "memory", memory_json(m));
     int r = json_dumpf(o, f, JSON_INDENT(2)) < 0 || fputc('\n', f) == EOF ? -EIO : 0;
     json_decref(o);

@@ -79,13 +79,14 @@ def stats(b):
         s = json.load(f)
     checks = [
         ("two CPUs", len(s["cpus"]) == 2),
-        ("instructions", s["total"]["instructions"] > 10_000_000),
+        ("instructions", s["total"]["instructions"] > (10_000_000 if s["engine"] == "interp" else 10_000)),
         ("the sum", s["total"]["instructions"] == sum(c["instructions"] for c in s["cpus"])),
         ("PIO exits", s["total"]["exits"]["pio"] > 1000),
         ("page faults", s["total"]["faults"].get("14", 0) > 100),
         ("granted memory", s["memory"]["granted_bytes"] == 512 << 20),
         ("touched memory", 32 << 20 < s["memory"]["touched_bytes"] <= 512 << 20),
-        ("engine", s["engine"] == "interp"),
+        ("engine", s["engine"] in ("interp", "translate")),
+        ("translation", s["engine"] == "interp" or s["translate"]["translated_instructions"] > 10_000),
     ]
     for what, good in checks:
         if not good:

@@ -13,6 +13,7 @@
 
 static const struct engine_ops *const engines[] = {
     &engine_interp,
+    &engine_translate,
 };
 
 /* NULL if there is none of that name. */

@@ -337,11 +337,34 @@ static _Noreturn void loop(struct interp *m)
     }
 }
 
+/* loop() for step: about n instructions, or the delivery of one exception. */
+static void loop_steps(struct interp *m, unsigned n)
+{
+    uint64_t end = m->insns + n;
+
+    if (setjmp(m->fault_jmp)) {
+        m->break_block = m->left = false;
+        m->link_slot = NULL;
+        interp_io_commit(m);
+        interp_deliver(m, EVENT_EXCEPTION, m->fault, m->c.rip);
+        return;
+    }
+    do {
+        if (unlikely(is_special(m)) && between(m))
+            continue;
+        if (n == 1)
+            careful_step(m, false);
+        else
+            run_block(m, block_find(m, false));
+        m->link_slot = NULL;
+    } while (m->insns < end);
+}
+
 /* ---- engine_ops ---- */
 
-static int interp_run(struct vcpu *v, struct vcpu_exit *out)
+static void run_begin(struct interp *m)
 {
-    struct interp *m = v->engine;
+    struct vcpu *v = m->v;
 
     atomic_store(&m->in_run, 1);
     if (atomic_load(&m->attention) & ATT_UNMAP) /* before a half-done instruction goes on */
@@ -355,10 +378,13 @@ static int interp_run(struct vcpu *v, struct vcpu_exit *out)
     if (v->inject.kind != INJECT_NONE)
         m->todo |= TODO_INJECT;
     interp_vector_enter(m);
-    if (!setjmp(m->exit_jmp))
-        loop(m);
-    interp_vector_leave(m);
+}
 
+static void run_end(struct interp *m, struct vcpu_exit *out)
+{
+    struct vcpu *v = m->v;
+
+    interp_vector_leave(m);
     if (!(m->todo & TODO_IO))
         interp_io_commit(m);
     m->todo &= TODO_IO;
@@ -371,7 +397,43 @@ static int interp_run(struct vcpu *v, struct vcpu_exit *out)
     if (out && out != &v->exit)
         *out = v->exit;
     atomic_store(&m->in_run, 0);
+}
+
+static int interp_run(struct vcpu *v, struct vcpu_exit *out)
+{
+    struct interp *m = v->engine;
+
+    run_begin(m);
+    if (!setjmp(m->exit_jmp))
+        loop(m);
+    run_end(m, out);
     return 0;
+}
+
+static int interp_step(struct vcpu *v, unsigned n, struct vcpu_exit *out)
+{
+    struct interp *m = v->engine;
+
+    interp_set_arith(m, m->c.rflags);
+    interp_mode_changed(m);
+    run_begin(m);
+    if (!setjmp(m->exit_jmp)) {
+        loop_steps(m, n);
+        v->exit.kind = EXIT_STEPPED;
+    }
+    run_end(m, out);
+    m->c.rflags = interp_rflags(m);
+    return 0;
+}
+
+static void interp_flush_local(struct vcpu *v)
+{
+    interp_tlb_flush(v->engine, true);
+}
+
+static void interp_flush_one(struct vcpu *v, gva_t lin)
+{
+    interp_tlb_flush_page(v->engine, lin);
 }
 
 static int interp_create(struct vcpu *v)
@@ -501,6 +563,9 @@ const struct engine_ops engine_interp = {
     .run = interp_run,
     .kick = interp_kick,
     .sync = interp_sync,
+    .step = interp_step,
+    .flush_local = interp_flush_local,
+    .flush_page = interp_flush_one,
     .can_intr = interp_can_intr,
     .debug_changed = interp_debug,
 };

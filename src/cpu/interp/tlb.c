@@ -128,6 +128,10 @@ void interp_tlb_flush(struct interp *m, bool keep_global)
     tlb_code_epoch(m, 0);
     if (!keep_global || m->code_local)
         tlb_code_epoch(m, 1);
+    if (keep_global)
+        m->v->flushed.local++;
+    else
+        m->v->flushed.all++;
     m->v->stats.tlb_flushes++;
 }
 
@@ -136,6 +140,8 @@ void interp_tlb_flush_page(struct interp *m, gva_t lin)
     unsigned k = (lin >> PAGE_SHIFT) & (TLB_SIZE - 1);
     unsigned bit = (lin >> 21) % BLOOM_BITS;
 
+    m->v->flushed.page++;
+    m->v->flushed.lin = lin;
     for (unsigned c = 0; c < TLB_CTXS; c++) {
         if (m->tlbs[c][k].rtag == (lin & PAGE_MASK))
             drop(m, c, k);

@@ -7,6 +7,7 @@
  */
 #include "cpu/interp/core.h"
 #include "cpu/interp/vector_make.h"
+#include "x86/isa.h"
 
 #include <string.h>
 
@@ -249,7 +250,7 @@ uop_fn interp_vector_prepare(struct interp *m, struct uop *u, const uint8_t *byt
     memcpy(raw, bytes, u->i.len);
     if (!decode(raw, u->i.len, m->mode, &d) || d.i.length != u->i.len || d.i.mnemonic != u->i.op)
         return code_changed;
-    if (!vec_isa_ok(m->v->model, &d.i))
+    if (!x86_isa_offered(m->v->model, (unsigned)d.i.meta.isa_set, (unsigned)d.i.mnemonic))
         return NULL;
     fn = vec_pick_state(d.i.mnemonic);
     if (!fn)

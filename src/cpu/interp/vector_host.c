@@ -2,82 +2,37 @@
 /*
  * The host side of vector execution: code memory, the signal handler, and moving MXCSR and x87 state in and out.
  *
- * The handler and vector_here are the only process-wide state; sigaction leaves no choice. A fault belongs to us if
+ * A fault belongs to us if
  * the faulting pc is in the code memory of the vCPU that this thread runs. Stubs keep the stack as they got it and m
  * and u in RDI and RSI, so changing RIP and RDX in the signal frame makes the fault look like a call of vector_fault.
  */
 #include "cpu/interp/vector_make.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "base/fault.h"
+
 /* ---- signals ---- */
 
-static const int fault_signals[] = { SIGSEGV, SIGFPE, SIGILL, SIGBUS };
-static struct sigaction previous[ARRAY_LEN(fault_signals)];
-static pthread_mutex_t handler_lock = PTHREAD_MUTEX_INITIALIZER;
 static _Thread_local const struct vec_cache *volatile vector_here __attribute__((tls_model("initial-exec")));
 
-static void chain(int sig, siginfo_t *info, void *uc)
+static bool claim_fault(int sig, const siginfo_t *info, void *ucp)
 {
-    for (unsigned k = 0; k < ARRAY_LEN(fault_signals); k++) {
-        const struct sigaction *old = &previous[k];
-
-        if (fault_signals[k] != sig)
-            continue;
-        if (old->sa_flags & SA_SIGINFO) {
-            old->sa_sigaction(sig, info, uc);
-        } else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN) {
-            old->sa_handler(sig);
-        } else {
-            /* Returning runs the same instruction again, without us: a core of the right place. */
-            signal(sig, SIG_DFL);
-            if (info->si_code <= 0)
-                raise(sig);
-        }
-    }
-}
-
-static void on_fault(int sig, siginfo_t *info, void *ucp)
-{
-    ucontext_t *uc = ucp;
+    greg_t *r = ((ucontext_t *)ucp)->uc_mcontext.gregs;
     const struct vec_cache *vc = vector_here;
-    greg_t *r = uc->uc_mcontext.gregs;
 
-    if (vc && info->si_code > 0 && (uintptr_t)r[REG_RIP] - (uintptr_t)vc->rx < VEC_CODE_SIZE &&
-        r[REG_TRAPNO] != X86_PF) {
-        r[REG_RDX] = r[REG_TRAPNO];
-        r[REG_RIP] = (greg_t)(uintptr_t)vec_fault;
-        return;
-    }
-    chain(sig, info, ucp);
-}
-
-/* For each new vCPU, because somebody else may have put a handler of his own in the meantime. */
-static int install_handler(void)
-{
-    struct sigaction sa = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK }, old;
-    int err = 0;
-
-    sigemptyset(&sa.sa_mask);
-    pthread_mutex_lock(&handler_lock);
-    for (unsigned k = 0; k < ARRAY_LEN(fault_signals) && !err; k++) {
-        if (sigaction(fault_signals[k], NULL, &old))
-            err = -errno;
-        if (err || ((old.sa_flags & SA_SIGINFO) && old.sa_sigaction == on_fault))
-            continue;
-        previous[k] = old;
-        if (sigaction(fault_signals[k], &sa, NULL))
-            err = -errno;
-    }
-    pthread_mutex_unlock(&handler_lock);
-    return err;
+    (void)sig;
+    if (!vc || info->si_code <= 0 || (uintptr_t)r[REG_RIP] - (uintptr_t)vc->rx >= VEC_CODE_SIZE ||
+        r[REG_TRAPNO] == X86_PF)
+        return false;
+    r[REG_RDX] = r[REG_TRAPNO];
+    r[REG_RIP] = (greg_t)(uintptr_t)vec_fault;
+    return true;
 }
 
 /* ---- code memory ---- */
@@ -198,7 +153,7 @@ static void probe_host(struct interp *m, struct vec_cache *vc)
 int vec_create(struct interp *m)
 {
     struct vec_cache *vc;
-    int err = install_handler();
+    int err = fault_listen(claim_fault);
 
     if (err)
         return err;

@@ -40,8 +40,6 @@ bool vec_fast_emit(const struct x86_insn *i, const struct vec_op *op, const stru
 
 /* ---- vector_isa.c ---- */
 
-/* True if the guest's CPUID has what the instruction needs. */
-bool vec_isa_ok(const struct x86_model *mod, const ZydisDecodedInstruction *i);
 enum vec_gate vec_isa_gate(const struct vec_insn *d);
 /* Sets kind, sizes, masks of op from the operands. False: not supported. */
 bool vec_classify(const struct vec_insn *d, struct vec_op *op);

@@ -1,0 +1,1 @@
+exec gawk -f gawk.awk text.txt

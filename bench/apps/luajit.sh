@@ -1,0 +1,1 @@
+exec luajit bench.lua 20

@@ -1,0 +1,1 @@
+exec python3.11 -I -S python.py

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/* Code memory: the mappings and the ring of regions. */
+#include "cpu/translate/codemem.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define TOTAL ((size_t)CODE_REGIONS * CODE_REGION)
+#define META_TOTAL ((size_t)CODE_REGIONS * META_REGION)
+#define BLOCKS_TOTAL ((size_t)CODE_REGIONS * CODE_BLOCKS * sizeof(struct tblock *))
+
+static void *map(size_t len, int prot, int fd)
+{
+    int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
+    void *p = mmap(NULL, len, prot, flags, fd, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+int codemem_new(struct codemem *m, void (*drop)(void *arg, unsigned region), void *arg)
+{
+    int fd = memfd_create("gazda-code", MFD_CLOEXEC), err;
+
+    *m = (struct codemem){ .drop = drop, .arg = arg };
+    if (fd < 0)
+        return -errno;
+    err = ftruncate(fd, TOTAL) ? -errno : -ENOMEM;
+    m->rw = map(TOTAL, PROT_READ | PROT_WRITE, fd);
+    m->rx = map(TOTAL, PROT_READ | PROT_EXEC, fd);
+    m->meta = map(META_TOTAL, PROT_READ | PROT_WRITE, -1);
+    struct tblock **blocks = map(BLOCKS_TOTAL, PROT_READ | PROT_WRITE, -1);
+    close(fd);
+    for (unsigned k = 0; blocks && k < CODE_REGIONS; k++)
+        m->r[k].block = blocks + (size_t)k * CODE_BLOCKS;
+    if (m->rw && m->rx && m->meta && blocks)
+        return 0;
+    codemem_free(m);
+    return err;
+}
+
+void codemem_free(struct codemem *m)
+{
+    if (m->rw)
+        munmap(m->rw, TOTAL);
+    if (m->rx)
+        munmap((void *)(uintptr_t)m->rx, TOTAL);
+    if (m->meta)
+        munmap(m->meta, META_TOTAL);
+    if (m->r[0].block)
+        munmap(m->r[0].block, BLOCKS_TOTAL);
+    memset(m, 0, sizeof(*m));
+}
+
+void codemem_reserve(struct codemem *m, unsigned code, unsigned meta)
+{
+    if (m->code_pos + code <= CODE_REGION && m->meta_pos + meta <= META_REGION && m->r[m->region].n < CODE_BLOCKS)
+        return;
+    m->region = (m->region + 1) % CODE_REGIONS;
+    m->code_pos = m->region ? 0 : m->keep;
+    m->meta_pos = m->region ? 0 : m->keep_meta;
+    if (m->r[m->region].n)
+        m->drop(m->arg, m->region);
+    m->r[m->region].n = 0;
+}
+
+void *codemem_meta(struct codemem *m, size_t size)
+{
+    uint8_t *p = m->meta + (size_t)m->region * META_REGION + m->meta_pos;
+
+    size = (size + 15) & ~(size_t)15;
+    m->meta_pos += (uint32_t)size;
+    return memset(p, 0, size);
+}
+
+void codemem_commit(struct codemem *m, uint32_t code, struct tblock *b)
+{
+    m->code_pos += (code + 15) & ~15U;
+    m->r[m->region].block[m->r[m->region].n++] = b;
+}

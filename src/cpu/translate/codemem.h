@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Code memory: one memfd mapped twice, for writing and for running, never both at one address. It is filled region by
+ * region in a ring; before a region is used again everything in it is dropped (the callback). Each region has a slab of
+ * metadata that lives as long as its code. One thread.
+ */
+#ifndef GAZDA_CPU_TRANSLATE_CODEMEM_H
+#define GAZDA_CPU_TRANSLATE_CODEMEM_H
+
+#include <stddef.h>
+
+#include "base/types.h"
+
+enum { CODE_REGIONS = 8, CODE_REGION = 4 << 20, META_REGION = 4 << 20, CODE_BLOCKS = 1 << 15 };
+
+struct codemem {
+    uint8_t *rw;
+    const uint8_t *rx;
+    uint8_t *meta;
+    unsigned region;             /* that is being filled */
+    uint32_t code_pos, meta_pos; /* in it */
+    uint32_t keep, keep_meta;    /* bytes at the start of region 0 that stay */
+    void (*drop)(void *arg, unsigned region);
+    void *arg;
+    struct {
+        struct tblock **block; /* in the order of their code */
+        unsigned n;
+    } r[CODE_REGIONS];
+};
+
+/* 0 or -errno. */
+int codemem_new(struct codemem *m, void (*drop)(void *arg, unsigned region), void *arg);
+void codemem_free(struct codemem *m);
+/* Makes room for that much code and metadata; may drop a region. */
+void codemem_reserve(struct codemem *m, unsigned code, unsigned meta);
+/* Zeroed metadata out of what was reserved. */
+void *codemem_meta(struct codemem *m, size_t size);
+void codemem_commit(struct codemem *m, uint32_t code, struct tblock *b);
+/* Offset in the code memory where the next code goes. */
+static inline uint32_t codemem_here(const struct codemem *m)
+{
+    return m->region * (uint32_t)CODE_REGION + m->code_pos;
+}
+static inline bool codemem_has(const struct codemem *m, const void *pc)
+{
+    return (uintptr_t)pc - (uintptr_t)m->rx < (size_t)CODE_REGIONS * CODE_REGION;
+}
+
+#endif

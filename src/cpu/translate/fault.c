@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Signals in translated code: host faults, and kicks.
+ *
+ * The state before an instruction's commit point is that of its start, so both are turned into a way out of the cache
+ * with the guest's address in R10: by changing RIP, R10 and R11 in the signal frame. A kick that comes behind a commit
+ * point single-steps (TF) until the next instruction begins. RSP is the guest's: everything runs on a stack of its own,
+ * and SS_AUTODISARM keeps the kernel from comparing RSP with it.
+ */
+#include <asm/prctl.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "base/fault.h"
+#include "cpu/translate/translate.h"
+
+#ifndef SS_AUTODISARM
+#define SS_AUTODISARM (1U << 31)
+#endif
+
+enum { ALT_STACK = 128 << 10, HOST_TF = 0x100 };
+
+static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_key_t stack_key;
+static bool installed;
+static _Thread_local struct xlate *volatile here __attribute__((tls_model("initial-exec")));
+
+int xl_kick_signal(void)
+{
+    return SIGRTMIN + 6;
+}
+
+/* The instruction that pc belongs to, if it can be run again from its start. */
+static bool restartable(const struct xlate *x, const uint8_t *pc, uint64_t *rip, bool fault)
+{
+    const struct tblock *b = xl_block_at(x, pc);
+    unsigned lo = 0, hi, off;
+
+    if (!b || pc < x->code.rx + b->entry)
+        return false;
+    off = (unsigned)(pc - x->code.rx) - b->start;
+    if (off >= b->side[b->n].host)
+        return false;
+    for (hi = b->n; hi - lo > 1;) {
+        unsigned mid = (lo + hi) / 2;
+        if (b->side[mid].host <= off)
+            lo = mid;
+        else
+            hi = mid;
+    }
+    if (off >= b->side[lo].commit && off != b->side[lo].host)
+        return false;
+    if (b->side[lo].shadow && !fault)
+        return false;
+    *rip = block_page(x, b) + b->side[lo].guest;
+    if ((b->kind & KIND_MODE) != X86_MODE_64)
+        *rip = (uint32_t)*rip;
+    return true;
+}
+
+static void leave(struct xlate *x, greg_t *r, uint64_t rip, uint32_t rec)
+{
+    r[REG_R10] = (greg_t)rip;
+    r[REG_R11] = rec;
+    r[REG_RIP] = (greg_t)(uintptr_t)x->exit;
+    r[REG_EFL] &= ~(greg_t)HOST_TF;
+}
+
+/* Out at the next instruction, or one step further. */
+static void leave_soon(struct xlate *x, greg_t *r)
+{
+    const uint8_t *pc = (const uint8_t *)r[REG_RIP];
+    uint64_t rip;
+
+    r[REG_EFL] &= ~(greg_t)HOST_TF;
+    if (!codemem_has(&x->code, pc) || (pc >= x->exit && pc < x->code.rx + x->code.keep)) {
+        x->target = x->abort; /* C code, or already on the way out */
+        return;
+    }
+    if (pc < x->exit) /* on the way in */
+        x->target = x->abort;
+    else if (restartable(x, pc, &rip, false))
+        leave(x, r, rip, x->rec_kick);
+    else
+        r[REG_EFL] |= HOST_TF;
+}
+
+static bool claim_fault(int sig, const siginfo_t *info, void *ucp)
+{
+    greg_t *r = ((ucontext_t *)ucp)->uc_mcontext.gregs;
+    struct xlate *x = here;
+    uint64_t rip;
+
+    if (!x || info->si_code <= 0)
+        return false;
+    if (sig == SIGTRAP) {
+        if (info->si_code != TRAP_TRACE)
+            return false;
+        leave_soon(x, r);
+        return true;
+    }
+    if (!codemem_has(&x->code, (void *)r[REG_RIP]) || !restartable(x, (const uint8_t *)r[REG_RIP], &rip, true))
+        return false;
+    leave(x, r, rip, x->rec_fault);
+    return true;
+}
+
+static void on_kick(int sig, siginfo_t *info, void *ucp)
+{
+    struct xlate *x = here;
+
+    (void)sig, (void)info;
+    if (x && atomic_load_explicit(&x->in_cache, memory_order_relaxed))
+        leave_soon(x, ((ucontext_t *)ucp)->uc_mcontext.gregs);
+}
+
+static void free_stack(void *p)
+{
+    stack_t ss = { .ss_flags = SS_DISABLE }, now;
+
+    if (!sigaltstack(NULL, &now) && now.ss_sp == p)
+        sigaltstack(&ss, NULL);
+    munmap(p, ALT_STACK);
+}
+
+int xl_signals_install(void)
+{
+    struct sigaction sa = { .sa_sigaction = on_kick, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
+    int err = 0;
+
+    sigfillset(&sa.sa_mask);
+    pthread_mutex_lock(&install_lock);
+    if (!installed) {
+        err = -pthread_key_create(&stack_key, free_stack);
+        if (!err && sigaction(xl_kick_signal(), &sa, NULL))
+            err = -errno;
+        installed = !err;
+    }
+    pthread_mutex_unlock(&install_lock);
+    return err;
+}
+
+int xl_thread_begin(struct xlate *x)
+{
+    sigset_t set;
+
+    int err;
+
+    if (here == x)
+        return 0;
+    err = fault_listen(claim_fault);
+    if (err)
+        return err;
+    if (!pthread_getspecific(stack_key)) {
+        void *p = mmap(NULL, ALT_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        stack_t ss = { .ss_sp = p, .ss_size = ALT_STACK, .ss_flags = (int)SS_AUTODISARM };
+
+        if (p == MAP_FAILED)
+            return -ENOMEM;
+        if (sigaltstack(&ss, NULL)) {
+            munmap(p, ALT_STACK);
+            return -errno;
+        }
+        pthread_setspecific(stack_key, p);
+    }
+    sigemptyset(&set);
+    sigaddset(&set, SIGSEGV);
+    sigaddset(&set, SIGFPE);
+    sigaddset(&set, SIGILL);
+    sigaddset(&set, SIGBUS);
+    sigaddset(&set, SIGTRAP);
+    sigaddset(&set, xl_kick_signal());
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    if (syscall(SYS_arch_prctl, ARCH_SET_GS, x))
+        return -errno;
+    atomic_store(&x->tid, (int)syscall(SYS_gettid));
+    here = x;
+    return 0;
+}
+
+void xl_thread_forget(struct xlate *x)
+{
+    if (here == x)
+        here = NULL;
+}

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Operands: guest registers and memory addresses. Nothing here touches flags.
+ *
+ * Memory: R11 gets the linear address, R10 the addend of its page; RCX is used up. The lookup compares by adding the
+ * negated tag: what is left is the offset in the page, or not below 4096. `lea` and `pext` do that without flags.
+ */
+#include "cpu/translate/trans.h"
+
+unsigned op_gpr(ZydisRegister r, bool *high)
+{
+    *high = r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
+    if (r >= ZYDIS_REGISTER_AL && r <= ZYDIS_REGISTER_BL)
+        return (unsigned)(r - ZYDIS_REGISTER_AL);
+    if (*high)
+        return (unsigned)(r - ZYDIS_REGISTER_AH);
+    if (r >= ZYDIS_REGISTER_SPL && r <= ZYDIS_REGISTER_R15B)
+        return (unsigned)(r - ZYDIS_REGISTER_SPL) + 4;
+    if (r >= ZYDIS_REGISTER_AX && r <= ZYDIS_REGISTER_R15W)
+        return (unsigned)(r - ZYDIS_REGISTER_AX);
+    if (r >= ZYDIS_REGISTER_EAX && r <= ZYDIS_REGISTER_R15D)
+        return (unsigned)(r - ZYDIS_REGISTER_EAX);
+    return (unsigned)(r - ZYDIS_REGISTER_RAX);
+}
+
+bool op_is_gpr(const ZydisDecodedOperand *o)
+{
+    return o->type == ZYDIS_OPERAND_TYPE_REGISTER && o->reg.value >= ZYDIS_REGISTER_AL &&
+           o->reg.value <= ZYDIS_REGISTER_R15;
+}
+
+void op_get(struct trans *t, unsigned host, unsigned g)
+{
+    int h = host_reg(g);
+
+    if (h < 0)
+        em_load(&t->e, host, HOME(g));
+    else
+        em_mov(&t->e, host, (unsigned)h);
+}
+
+void op_put(struct trans *t, unsigned g, unsigned host)
+{
+    int h = host_reg(g);
+
+    if (h < 0)
+        em_store(&t->e, host, HOME(g));
+    else
+        em_mov(&t->e, (unsigned)h, host);
+}
+
+static bool is_ip(ZydisRegister r)
+{
+    return r == ZYDIS_REGISTER_RIP || r == ZYDIS_REGISTER_EIP;
+}
+
+bool op_address_ok(const struct trans *t, const ZydisDecodedOperand *m)
+{
+    if (m->mem.type != ZYDIS_MEMOP_TYPE_MEM && m->mem.type != ZYDIS_MEMOP_TYPE_AGEN)
+        return false;
+    if (t->i.address_width != 64 && t->i.address_width != 32)
+        return false;
+    if (m->mem.base == ZYDIS_REGISTER_EIP)
+        return false;
+    if (m->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
+        return true;
+    switch (m->mem.segment) {
+    case ZYDIS_REGISTER_FS:
+        return t->m64 || (t->kind & KIND_FS);
+    case ZYDIS_REGISTER_GS:
+        return t->m64 || (t->kind & KIND_GS);
+    case ZYDIS_REGISTER_CS: /* in 32-bit code it may not be written, nor read if only executable */
+        return t->m64;
+    default:
+        return true;
+    }
+}
+
+void op_offset(struct trans *t, const ZydisDecodedOperand *m)
+{
+    struct emit *e = &t->e;
+    bool wide = t->i.address_width == 64, high;
+    int64_t disp = m->mem.disp.has_displacement ? m->mem.disp.value : 0;
+    struct hmem a = { .base = -1, .index = -1, .disp = (int32_t)disp };
+
+    if (is_ip(m->mem.base)) {
+        int64_t off = t->next + disp;
+        if (t->kind & KIND_PIC) {
+            em_load(e, R11, HGS(offsetof(struct xlate, page_va) + 8 * t->ctx));
+            if (off == (int32_t)off) {
+                em_lea(e, R11, HMEM(R11, (int32_t)off));
+            } else {
+                em_const(e, R10, (uint64_t)off);
+                em_lea(e, R11, HMEM_X(R11, R10, 0, 0));
+            }
+        } else {
+            em_const(e, R11, t->page + (uint64_t)off);
+        }
+        return;
+    }
+    if (m->mem.base != ZYDIS_REGISTER_NONE) {
+        unsigned g = op_gpr(m->mem.base, &high);
+        int h = host_reg(g);
+        if (h < 0) {
+            em_load(e, R11, HOME(g));
+            h = R11;
+        }
+        a.base = (int8_t)h;
+    }
+    if (m->mem.index != ZYDIS_REGISTER_NONE) {
+        unsigned g = op_gpr(m->mem.index, &high);
+        int h = host_reg(g);
+        if (h < 0) {
+            em_load(e, R10, HOME(g));
+            h = R10;
+        }
+        a.index = (int8_t)h;
+        a.scale = (uint8_t)(m->mem.scale == 8 ? 3 : m->mem.scale >> 1);
+    }
+    if (a.base < 0 && a.index < 0) { /* a constant; moffs may have 64 bits */
+        em_const(e, R11, wide ? (uint64_t)disp : (uint32_t)disp);
+        return;
+    }
+    if (wide)
+        em_lea(e, R11, a);
+    else
+        em_lea32(e, R11, a);
+}
+
+bool op_address(struct trans *t, const ZydisDecodedOperand *m)
+{
+    struct emit *e = &t->e;
+
+    if (!op_address_ok(t, m))
+        return false;
+    op_offset(t, m);
+    if (t->x87_op)
+        em_store(e, R11, X(x87_fdp));
+    if (m->mem.segment == ZYDIS_REGISTER_FS || m->mem.segment == ZYDIS_REGISTER_GS) {
+        unsigned seg = m->mem.segment == ZYDIS_REGISTER_FS ? X86_FS : X86_GS;
+        em_load(e, R10, HGS(offsetof(struct xlate, seg_base) + 8 * seg));
+        if (t->m64)
+            em_lea(e, R11, HMEM_X(R11, R10, 0, 0));
+        else
+            em_lea32(e, R11, HMEM_X(R11, R10, 0, 0));
+    }
+    return true;
+}
+
+void op_lookup(struct trans *t, unsigned size, bool write)
+{
+    struct emit *e = &t->e;
+    size_t tlb = offsetof(struct xlate, tlb) + t->ctx * sizeof(struct xl_tlb);
+    struct xrec *r = tr_rec(t, X_MISS, t->off);
+
+    r->size = (uint8_t)size;
+    r->write = write;
+    r->stub = t->base + e->n; /* where to try again */
+    em_rorx(e, R10, R11, PAGE_SHIFT, true);
+    em_rr(e, EM_0F | 0xb7, R10, R10); /* movzx r10d, r10w */
+    em_load(e, RCX, HGS_X(R10, tlb + (write ? offsetof(struct xl_tlb, wtag) : offsetof(struct xl_tlb, rtag))));
+    em_lea(e, RCX, HMEM_X(RCX, R11, 0, size - 1));
+    if (t->x->no_pext) {
+        em_const(e, R10, PAGE_SHIFT);
+        em_vex_rr(e, 3, 2, 1, 0xf7, RCX, R10, RCX); /* shrx rcx, rcx, r10 */
+    } else {
+        em_vex_rm(e, 2, 2, 1, 0xf5, RCX, RCX, X(mask_page)); /* pext rcx, rcx, [mask] */
+    }
+    em_jrcxz(e, 5);
+    tr_stub(t, em_jmp(e), r, STUB_MISS);
+    if (t->x->no_pext) {
+        em_rorx(e, R10, R11, PAGE_SHIFT, true);
+        em_rr(e, EM_0F | 0xb7, R10, R10);
+    }
+    em_load(e, R10, HGS_X(R10, tlb + offsetof(struct xl_tlb, addend)));
+}

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The software TLB: filling it on a miss, and dropping what is no longer true.
+ *
+ * An entry exists only for RAM. Its write tag is set only if the guest's D bit is and the frame holds no code, so that
+ * a store through it needs no look at the frame. What has no entry is left to the interpreter.
+ */
+#include <string.h>
+
+#include "cpu/translate/translate.h"
+#include "mem/mem.h"
+
+enum { BLOOM_BITS = 1024, LOG_MAX = TLB_ENTRIES };
+
+static uint64_t empty_tag(unsigned k)
+{
+    return -((uint64_t)(k ^ 0x8000) << PAGE_SHIFT);
+}
+
+static void clear(struct xl_tlb *t)
+{
+    for (unsigned k = 0; k < TLB_ENTRIES; k++)
+        t->rtag[k] = t->wtag[k] = empty_tag(k);
+    memset(t->flags, 0, sizeof(t->flags));
+    t->n = 0;
+}
+
+/* ---- physical memory for the walker ---- */
+
+static bool phys_read(void *arg, gpa_t gpa, void *buf, unsigned len)
+{
+    struct xlate *x = arg;
+    hva_t h;
+
+    if ((gpa & ~PAGE_MASK) + len > PAGE_SIZE || !(h = mem_frame_get(x->v->mem, gpa & PAGE_MASK)))
+        return false;
+    h += gpa & ~PAGE_MASK;
+    if (len == 8 && !(gpa & 7)) {
+        uint64_t v = __atomic_load_n((const uint64_t *)h, __ATOMIC_RELAXED);
+        memcpy(buf, &v, 8);
+    } else if (len == 4 && !(gpa & 3)) {
+        uint32_t v = __atomic_load_n((const uint32_t *)h, __ATOMIC_RELAXED);
+        memcpy(buf, &v, 4);
+    } else {
+        memcpy(buf, (const void *)h, len);
+    }
+    return true;
+}
+
+static bool phys_set_bits(void *arg, gpa_t gpa, unsigned len, uint64_t old, uint64_t bits)
+{
+    struct xlate *x = arg;
+    hva_t h = mem_frame_get(x->v->mem, gpa & PAGE_MASK);
+    bool done;
+
+    if (!h)
+        return false;
+    h += gpa & ~PAGE_MASK;
+    if (len == 8) {
+        done = __atomic_compare_exchange_n((uint64_t *)h, &old, old | bits, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    } else {
+        uint32_t old32 = (uint32_t)old;
+        done = __atomic_compare_exchange_n((uint32_t *)h, &old32, old32 | (uint32_t)bits, false, __ATOMIC_SEQ_CST,
+                                           __ATOMIC_SEQ_CST);
+    }
+    if (done && *mem_frame_flags(x->v->mem, gpa))
+        mem_code_written(x->v->mem, gpa, len);
+    return done;
+}
+
+void xl_tlb_init(struct xlate *x)
+{
+    x->phys = (struct x86_phys){
+        .read = phys_read, .set_bits = phys_set_bits, .arg = x, .phys_bits = (uint8_t)x->v->model->phys_bits
+    };
+    for (unsigned c = 0; c < CTXS; c++)
+        clear(&x->tlb[c]);
+}
+
+/* ---- dropping ---- */
+
+static void drop(struct xl_tlb *t, unsigned k)
+{
+    t->rtag[k] = t->wtag[k] = empty_tag(k);
+    t->flags[k] &= TLBF_LOGGED;
+}
+
+/* Drops all entries, or all but global ones, which keep their place in the log. */
+static void flush(struct xl_tlb *t, bool all)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < t->n; i++) {
+        unsigned k = t->log[i];
+
+        if (!all && (t->flags[k] & TLBF_GLOBAL)) {
+            t->log[n++] = (uint16_t)k;
+            continue;
+        }
+        t->rtag[k] = t->wtag[k] = empty_tag(k);
+        t->flags[k] = 0;
+    }
+    t->n = n;
+}
+
+void xl_tlb_flush(struct xlate *x, bool all)
+{
+    x->st.flushes++;
+    for (unsigned c = 0; c < CTXS; c++)
+        flush(&x->tlb[c], all);
+    xl_code_moved(x, CTX_USER);
+    if (all || x->code_local)
+        xl_code_moved(x, CTX_KERNEL);
+}
+
+void xl_tlb_flush_page(struct xlate *x, gva_t lin)
+{
+    unsigned k = (lin >> PAGE_SHIFT) % TLB_ENTRIES, bit = (lin >> 21) % BLOOM_BITS;
+
+    for (unsigned c = 0; c < CTXS; c++) {
+        struct xl_tlb *t = &x->tlb[c];
+
+        if (t->rtag[k] == -(lin & PAGE_MASK))
+            drop(t, k);
+        if (!t->large)
+            continue;
+        for (uint32_t i = 0; i < t->n; i++) /* a piece of the same large page? */
+            if ((t->flags[t->log[i]] & TLBF_LARGE) && ((-t->rtag[t->log[i]]) ^ lin) >> 30 == 0)
+                drop(t, t->log[i]);
+    }
+    for (unsigned class = 0; class < 2; class ++)
+        if (x->code_huge || (x->code_bloom[class][bit / 64] >> (bit % 64) & 1))
+            xl_code_moved(x, class ? CTX_KERNEL : CTX_USER);
+}
+
+void xl_tlb_protect(struct xlate *x, gpa_t gpa)
+{
+    uint32_t frame = (uint32_t)(gpa >> PAGE_SHIFT);
+
+    for (unsigned c = 0; c < CTXS; c++) {
+        struct xl_tlb *t = &x->tlb[c];
+
+        for (uint32_t i = 0; i < t->n; i++)
+            if (t->frame[t->log[i]] == frame)
+                t->wtag[t->log[i]] = empty_tag(t->log[i]);
+    }
+}
+
+/* ---- filling ---- */
+
+static unsigned access_of(enum xl_ctx ctx)
+{
+    return ctx == CTX_USER ? X86_ACC_USER : ctx == CTX_KERNEL ? X86_ACC_IMPLICIT : 0;
+}
+
+enum xl_miss xl_tlb_fill(struct xlate *x, gva_t lin, unsigned size, bool write)
+{
+    enum xl_ctx ctx = kind_ctx(x->kind);
+    struct xl_tlb *t = &x->tlb[ctx];
+    unsigned k = (lin >> PAGE_SHIFT) % TLB_ENTRIES;
+    struct x86_xlate r;
+    struct x86_fault f;
+
+    x->st.misses++;
+    if ((lin & ~PAGE_MASK) + size > PAGE_SIZE || (x86_long_mode(x->cpu) && !x86_canonical(lin)))
+        return MISS_STEP;
+    if (!x86_walk(x->cpu, &x->phys, lin, access_of(ctx) | (write ? X86_ACC_WRITE : X86_ACC_READ), &r, &f))
+        return MISS_STEP;
+    hva_t host = mem_frame_get(x->v->mem, r.gpa & PAGE_MASK);
+    if (!host)
+        return MISS_STEP;
+    const volatile uint8_t *fl = mem_frame_flags(x->v->mem, r.gpa);
+    bool code = *fl & (MEM_F_CODE | MEM_F_DIRTY_LOG);
+    if (write && code)
+        return MISS_STEP;
+    if (!(t->flags[k] & TLBF_LOGGED))
+        t->log[t->n++] = (uint16_t)k;
+    gva_t page = lin & PAGE_MASK;
+    t->flags[k] = (uint8_t)(TLBF_LOGGED | (r.global ? TLBF_GLOBAL : 0) | (r.page_shift > PAGE_SHIFT ? TLBF_LARGE : 0));
+    if (r.page_shift > PAGE_SHIFT)
+        t->large = true;
+    t->frame[k] = (uint32_t)(r.gpa >> PAGE_SHIFT);
+    t->rtag[k] = -page;
+    t->wtag[k] = r.writable && r.dirty && !code ? -page : empty_tag(k);
+    t->addend[k] = (uint64_t)host - page;
+    /* Somebody may have begun to keep code of this frame meanwhile: its request waits for this thread. */
+    if (*fl & (MEM_F_CODE | MEM_F_DIRTY_LOG))
+        t->wtag[k] = empty_tag(k);
+    x->st.fills++;
+    return MISS_RETRY;
+}
+
+bool xl_code_gpa(struct xlate *x, gva_t lin, gpa_t *gpa)
+{
+    unsigned class = kind_ctx(x->kind) != CTX_USER, bit = (lin >> 21) % BLOOM_BITS;
+    struct xl_itlb *e = &x->itlb[(lin >> PAGE_SHIFT) % ARRAY_LEN(x->itlb)];
+    struct x86_xlate r;
+    struct x86_fault f;
+
+    if (e->page == (lin & PAGE_MASK) && e->epoch == x->code_epoch[class] && e->class == class) {
+        *gpa = e->gpa | (lin & ~PAGE_MASK);
+        return true;
+    }
+    if (x86_long_mode(x->cpu) && !x86_canonical(lin))
+        return false;
+    if (!x86_walk(x->cpu, &x->phys, lin, X86_ACC_EXEC | (class ? 0 : X86_ACC_USER), &r, &f))
+        return false;
+    x->code_bloom[class][bit / 64] |= 1UL << (bit % 64);
+    if (r.page_shift > 22)
+        x->code_huge = true;
+    if (r.page_shift == 22) { /* 4 MiB: two of the filter's 2 MiB */
+        bit ^= 1;
+        x->code_bloom[class][bit / 64] |= 1UL << (bit % 64);
+    }
+    if (class && !r.global)
+        x->code_local = true;
+    *e = (struct xl_itlb){
+        .page = lin & PAGE_MASK, .epoch = x->code_epoch[class], .class = class, .gpa = r.gpa & PAGE_MASK
+    };
+    *gpa = r.gpa;
+    return true;
+}

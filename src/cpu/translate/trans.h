@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One block while it is translated: what scan.c (the loop), operand.c (addresses, registers), rewrite.c (most
+ * instructions), vector.c, stack.c, flow.c (branches) and sysop.c share. A function that emits one guest instruction
+ * returns false to leave it to the interpreter; it must do so before it has emitted anything.
+ */
+#ifndef GAZDA_CPU_TRANSLATE_TRANS_H
+#define GAZDA_CPU_TRANSLATE_TRANS_H
+
+#include <Zydis/Zydis.h>
+
+#include "cpu/translate/emit.h"
+#include "cpu/translate/translate.h"
+#include "x86/fault.h"
+
+enum {
+    TR_INSNS = 64,
+    TR_RECS = 256,
+    TR_CODE = 40 << 10,
+    TR_MAIN = 24 << 10, /* of it before the stubs */
+    TR_BYTES = 512,     /* guest bytes of a block */
+    TR_META = sizeof(struct tblock) + TR_RECS * sizeof(struct xrec) + (TR_INSNS + 1) * sizeof(struct xside) + 64,
+};
+
+enum stub_form { STUB_PLAIN, STUB_MISS, STUB_CROSS };
+
+struct trans {
+    /* zeroed for each block, up to `i` */
+    struct xlate *x;
+    struct tblock *b;
+    struct emit e;
+    uint32_t base; /* code offset of e.p */
+    unsigned kind;
+    bool m64;
+    enum xl_ctx ctx;
+    gva_t page;   /* linear page; of PIC blocks only what it is just now */
+    int32_t off;  /* of the instruction in its page */
+    int32_t next; /* behind it */
+    const uint8_t *raw;
+    bool single;              /* an instruction that crosses is a block of its own */
+    bool crossing;            /* what follows the block is likely to be one */
+    bool shadow;              /* STI was just before */
+    bool ended;               /* the instruction was the block's last */
+    bool x87_checked, x87_op; /* the latter: the instruction is one */
+    uint32_t commit;          /* set by an emitter whose tail must not be run again; 0: none */
+    struct xrec *recs;
+    unsigned nrecs, nstubs, nside;
+    ZydisDecodedInstruction i;
+    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+    struct {
+        uint32_t at; /* rel32 that goes to the stub */
+        uint16_t rec;
+        uint8_t form;
+    } stub[TR_RECS];
+    struct xside side[TR_INSNS + 1];
+    uint8_t code[TR_BYTES + 64]; /* a copy: another processor may change it meanwhile */
+};
+
+#define X(f) HGS(offsetof(struct xlate, f))
+#define HOME(r) HGS(offsetof(struct xlate, home) + 8 * (unsigned)(r))
+
+/* Host register of a guest register, or -1 when it lives in memory. */
+static inline int host_reg(unsigned g)
+{
+    return g == X86_RCX ? HOST_RCX_HOME : g >= R9 && g <= R11 ? -1 : (int)g;
+}
+
+/* ---- operand.c ---- */
+
+/* Number of a general register by any of its names; high: AH..BH. */
+unsigned op_gpr(ZydisRegister r, bool *high);
+bool op_is_gpr(const ZydisDecodedOperand *o);
+/* The linear address into R11; uses R10. False: segment or form that is not done here. */
+bool op_address(struct trans *t, const ZydisDecodedOperand *m);
+bool op_address_ok(const struct trans *t, const ZydisDecodedOperand *m);
+/* Only the offset, cut to its size, into R11 (LEA). */
+void op_offset(struct trans *t, const ZydisDecodedOperand *m);
+/* From the linear address in R11: the lookup. The host address is then R11 + R10; uses RCX. */
+void op_lookup(struct trans *t, unsigned size, bool write);
+/* guest register to a host register; never RCX's host place or home as target */
+void op_get(struct trans *t, unsigned host, unsigned g);
+void op_put(struct trans *t, unsigned g, unsigned host);
+
+/* flow.c: leaves the block for the instruction behind this one. */
+void flow_fall_through(struct trans *t);
+void flow_cross_stub(struct trans *t, const struct xrec *r);
+struct xrec *tr_rec(struct trans *t, enum xrec_kind kind, int32_t off);
+void tr_stub(struct trans *t, uint32_t at, const struct xrec *r, enum stub_form form);
+static inline uint32_t tr_recoff(const struct trans *t, const struct xrec *r)
+{
+    return (uint32_t)((const uint8_t *)r - t->x->code.meta);
+}
+/* jmp out of the block, with R10 as it is. */
+void tr_exit(struct trans *t, const struct xrec *r);
+static inline void tr_commit(struct trans *t)
+{
+    if (!t->commit)
+        t->commit = t->e.n;
+}
+
+/* ---- emitters ---- */
+
+/* Which fields of the guest's encoding are replaced. */
+struct fields {
+    unsigned reg, rm, v, opreg;
+    bool mem;
+    struct hmem m;
+    bool rex8, norex; /* SPL..DIL need a REX; AH..BH exclude it */
+    bool is4_7;       /* the register in the last byte has 7 bits */
+};
+bool rewrite_put(struct trans *t, const struct fields *f);
+bool rewrite_gpr(struct trans *t);
+bool rewrite_vector(struct trans *t);
+bool emit_stack(struct trans *t);
+bool emit_flow(struct trans *t);
+bool emit_special(struct trans *t);
+bool emit_system(struct trans *t);
+/* Common with flow.c: pushes RCX; the address and lookup must have been made by push_lookup. */
+void push_lookup(struct trans *t, unsigned size);
+void push_store(struct trans *t, unsigned size);
+
+#endif
