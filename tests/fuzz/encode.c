@@ -256,13 +256,12 @@ void iso_opcode(struct iso_build *b, unsigned k)
     }
 }
 
-void iso_print(const struct iso *s, const struct iso_case *c)
+void iso_print(const struct iso_case *c)
 {
     struct iso_case at = *c;
     ZydisDisassembledInstruction d;
     unsigned off = 0;
 
-    (void)s;
     printf("# seed %#lx, %s, offset %#x, repeated %u, code", c->seed, iso_mode_name(c->mode), c->off, c->repeat);
     for (unsigned i = 0; i < c->len; i++)
         printf(" %02x", c->code[i]);

@@ -108,8 +108,14 @@ static uint64_t edge(struct rng *r)
     return at[rng_below(r, ARRAY_LEN(at))] + rng_below(r, 129) - 64;
 }
 
+const int64_t iso_beyond[ISO_BEYOND] = {
+    -(1L << 22), -(1L << 28), -(1L << 30), -(1L << 31), -(1L << 32), -(1L << 33), 1L << 22, 1L << 32,
+};
+
 static uint64_t beyond(struct rng *r)
 {
+    if (rng_pct(r, 60))
+        return (uint64_t)iso_beyond[rng_below(r, ISO_BEYOND)];
     return (1UL << (19 + rng_below(r, 28))) * (1 + rng_below(r, 7));
 }
 

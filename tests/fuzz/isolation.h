@@ -178,6 +178,13 @@ const char *iso_mode_name(enum iso_mode m);
 
 /* ---- hostile.c ---- */
 
+/*
+ * Distances at which a page collides with another in a direct-mapped table, if a tag is cut; from guest RAM's host
+ * address they lead to canaries.
+ */
+enum { ISO_BEYOND = 8 };
+extern const int64_t iso_beyond[ISO_BEYOND];
+
 void iso_hosts(struct iso *s);
 /* Any value, and one that is to be an address. */
 uint64_t iso_value(const struct iso *s, struct rng *r);
@@ -203,7 +210,7 @@ void iso_warm(struct iso_build *b);
 void iso_case(const struct iso *s, uint64_t seed, struct iso_case *c);
 /* Whether that will be a case of user mode. */
 bool iso_user_seed(uint64_t seed);
-void iso_print(const struct iso *s, const struct iso_case *c);
+void iso_print(const struct iso_case *c);
 
 /* Appends bytes; false if there is no room. */
 bool iso_emit(struct iso_build *b, const void *p, unsigned n);

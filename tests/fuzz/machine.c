@@ -206,7 +206,12 @@ static void fill(struct iso *s, uint64_t seed)
     memset(s->ram + ISO_GDT, 0, ISO_KSTACK - ISO_GDT);
 }
 
-/* ---- the clock: a signal handler has no argument ---- */
+/*
+ * ---- the clock: a signal handler has no argument ----
+ *
+ * It runs on the vCPU's thread. An engine may have the guest's RSP in RSP, so it needs a stack of its own (if there is
+ * one); and a kick may be a signal that wants to find the engine's code interrupted and not this handler.
+ */
 
 static struct iso *volatile ticking;
 
@@ -221,9 +226,10 @@ static void on_tick(int sig)
 
 static void clock_start(void)
 {
-    struct sigaction sa = { .sa_handler = on_tick, .sa_flags = SA_RESTART };
+    struct sigaction sa = { .sa_handler = on_tick, .sa_flags = SA_RESTART | SA_ONSTACK };
     struct itimerval it = { .it_interval = { .tv_usec = TICK_US }, .it_value = { .tv_usec = TICK_US } };
 
+    sigfillset(&sa.sa_mask);
     sigaction(SIGVTALRM, &sa, NULL);
     setitimer(ITIMER_VIRTUAL, &it, NULL);
 }
@@ -261,6 +267,8 @@ static bool ram_between_canaries(struct iso *s)
         canary_at(&s->can, (uint64_t)s->ram - GUARD, GUARD, "before guest RAM");
         canary_at(&s->can, (uint64_t)s->ram + ISO_RAM, GUARD, "behind guest RAM");
     }
+    for (unsigned k = 0; k < ISO_BEYOND; k++)
+        canary_at(&s->can, (uint64_t)s->ram + (uint64_t)iso_beyond[k], ISO_USER_END, "far from guest RAM");
     return true;
 }
 
