@@ -64,7 +64,12 @@ $(DEPS): tools/deps tools/deps.txt
 
 # Changes when the compiler or the flags do.
 FLAGS := $(OBJ)/flags
-NOW := $(CC) $(CFLAGS) $(LDLIBS)
+# What runs while the host's vector registers are the guest's: no vector registers, and no calls of memcpy and its like.
+NOVEC := cpu/translate/engine cpu/translate/block cpu/translate/softtlb cpu/translate/fast cpu/translate/fault \
+	cpu/translate/stubs x86/paging x86/segment mem/mem mem/code base/lock
+NOVECFLAGS := -mgeneral-regs-only -minline-all-stringops -mstringop-strategy=rep_8byte \
+	-fno-tree-loop-distribute-patterns
+NOW := $(CC) $(CFLAGS) $(LDLIBS) $(NOVEC) $(NOVECFLAGS)
 ifneq ($(shell cat $(FLAGS) 2>/dev/null),$(subst ",,$(subst ',,$(NOW))))
 .PHONY: $(FLAGS)
 endif
@@ -85,6 +90,8 @@ $(LIB): $(LIBOBJ)
 $(OBJ)/%.o: %.c $(FLAGS) | $(DEPS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+$(NOVEC:%=$(OBJ)/src/%.o): CFLAGS += $(NOVECFLAGS)
+
 $(OBJ)/%.o: %.S $(FLAGS) | $(DEPS)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -384,6 +385,10 @@ static bool take_requests(struct vcpu_thread *t)
 static void *vcpu_main(void *arg)
 {
     struct vcpu_thread *t = arg;
+    sigset_t all;
+    /* An engine may run the guest with its stack pointer; it lets in what it has handlers for. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
     while (!(atomic_load(&t->req) & REQ_STOP)) {
         if (take_requests(t))
             continue;

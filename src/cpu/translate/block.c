@@ -175,7 +175,7 @@ void xl_link(struct xlate *x, struct xrec *r, struct tblock *to)
 
 static void unlink_rec(struct xlate *x, struct xrec *r)
 {
-    patch(x, r->patch, r->stub);
+    patch(x, r->patch, r->kind == X_GROUP ? r->miss : r->stub);
     x->crossing -= r->cross;
     r->to = NULL;
 }
@@ -198,7 +198,7 @@ static void unlink_cross(struct xlate *x)
             struct tblock *b = x->code.r[g].block[i];
             for (unsigned k = 0; k < b->nrecs; k++) {
                 struct xrec *r = &b->recs[k];
-                if (r->kind == X_LINK && r->cross && r->to) {
+                if (r->cross && r->to) {
                     forget_in(r->to, r);
                     unlink_rec(x, r);
                 }
@@ -212,6 +212,7 @@ void xl_code_moved(struct xlate *x, enum xl_ctx ctx)
 
     x->code_epoch[class]++;
     memset(x->code_bloom[class], 0, sizeof(x->code_bloom[class]));
+    memset(x->code_small[class], 0, sizeof(x->code_small[class]));
     if (!class) {
         xl_jc_flush(x, CTX_USER);
         if (x->crossing_user)
@@ -281,11 +282,12 @@ static gpa_t next_page(struct xlate *x, gva_t lin)
     return xl_code_gpa(x, next, &gpa) && code_host(x, gpa) ? gpa : NO_GPA;
 }
 
-static struct tblock *make(struct xlate *x, gva_t lin, gpa_t gpa)
+static struct tblock *make(struct xlate *x, gva_t lin, gpa_t gpa, unsigned kind)
 {
-    struct xl_source s = { .lin = lin, .gpa = gpa, .gpa2 = NO_GPA, .host = code_host(x, gpa) };
+    struct xl_source s = { .kind = kind, .lin = lin, .gpa = gpa, .gpa2 = NO_GPA, .host = code_host(x, gpa) };
     struct tblock *b, **p;
 
+    xl_vectors_save(x);
     if (!s.host)
         return NULL;
     if ((lin & ~PAGE_MASK) > PAGE_SIZE - 15) {
@@ -296,7 +298,7 @@ static struct tblock *make(struct xlate *x, gva_t lin, gpa_t gpa)
     b = xl_translate(x, &s);
     if (!b)
         return NULL;
-    p = bucket(x, gpa, lin & PAGE_MASK, x->kind);
+    p = bucket(x, gpa, lin & PAGE_MASK, kind);
     b->hnext = *p;
     *p = b;
     ref_add(x, b, 0, gpa);
@@ -305,19 +307,20 @@ static struct tblock *make(struct xlate *x, gva_t lin, gpa_t gpa)
     return b;
 }
 
-struct tblock *xl_lookup(struct xlate *x, gva_t lin)
+struct tblock *xl_lookup(struct xlate *x, gva_t lin, bool split)
 {
+    unsigned kind = x->kind | (split ? KIND_SPLIT : 0);
     struct tblock *b;
     gpa_t gpa;
 
     x->st.lookups++;
     if (!xl_code_gpa(x, lin, &gpa))
         return NULL;
-    for (b = *bucket(x, gpa, lin & PAGE_MASK, x->kind); b; b = b->hnext)
-        if (b->gpa == gpa && b->kind == x->kind && ((b->kind & KIND_PIC) || b->page == (lin & PAGE_MASK)) &&
+    for (b = *bucket(x, gpa, lin & PAGE_MASK, kind); b; b = b->hnext)
+        if (b->gpa == gpa && b->kind == kind && ((b->kind & KIND_PIC) || b->page == (lin & PAGE_MASK)) &&
             (b->gpa2 == NO_GPA || b->gpa2 == next_page(x, lin)))
             return b;
-    return make(x, lin, gpa);
+    return make(x, lin, gpa, kind);
 }
 
 const uint8_t *xl_find(struct xlate *x)
@@ -334,7 +337,7 @@ const uint8_t *xl_find(struct xlate *x)
         x->aux = lin;
         return code;
     }
-    b = xl_lookup(x, lin);
+    b = xl_lookup(x, lin, false);
     if (!b)
         return NULL;
     jc_add(x, ctx, lin, x->code.rx + b->start);
@@ -357,7 +360,7 @@ static void drop_block(struct xlate *x, struct tblock *b)
         unlink_rec(x, r);
     }
     for (unsigned k = 0; k < b->nrecs; k++)
-        if (b->recs[k].kind == X_LINK && b->recs[k].to) {
+        if (b->recs[k].to) {
             forget_in(b->recs[k].to, &b->recs[k]);
             unlink_rec(x, &b->recs[k]);
         }

@@ -140,58 +140,6 @@ void xl_refresh(struct xlate *x)
     xl_set_kind(x, xl_kind_now(x));
 }
 
-/* The x87 registers of the host are the guest's from the first use on; these move them. */
-struct fx_image {
-    uint16_t fcw, fsw;
-    uint8_t ftw, rsvd;
-    uint16_t fop;
-    uint64_t fip, fdp;
-    uint32_t mxcsr, mxcsr_mask;
-    uint8_t st[8][16];
-    uint8_t rest[512 - 160];
-} __attribute__((aligned(16)));
-
-static void x87_load(struct xlate *x)
-{
-    const struct x86_fpu *f = &x->cpu->fpu;
-    struct fx_image fx = { .fcw = f->fcw, .fsw = f->fsw, .ftw = f->ftw, .mxcsr = __builtin_ia32_stmxcsr() };
-
-    memcpy(fx.st, f->st, sizeof(fx.st));
-    for (unsigned k = 0; k < 8; k++)
-        memset(fx.st[k] + 10, 0, 6);
-    __asm__ volatile("fxrstor64 %0"
-                     :
-                     : "m"(fx)
-                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
-                       "xmm12", "xmm13", "xmm14", "xmm15");
-    x->x87_dead = 0;
-    x->x87_last = 0;
-    x->x87_fdp = f->fdp;
-}
-
-static void x87_save(struct xlate *x)
-{
-    struct x86_fpu *f = &x->cpu->fpu;
-    struct fx_image fx;
-
-    if (x->x87_dead)
-        return;
-    __asm__ volatile("fxsave64 %0\n\tfninit" : "=m"(fx));
-    f->fcw = fx.fcw;
-    f->fsw = fx.fsw;
-    f->ftw = fx.ftw;
-    for (unsigned k = 0; k < 8; k++)
-        memcpy(f->st[k], fx.st[k], 10);
-    x->x87_dead = 1;
-    if (!x->x87_last)
-        return;
-    f->fop = (x->x87_last >> 13) & 0x7ff;
-    f->fip = x->x87_page + (x->x87_last & 0x1fff);
-    f->fdp = x->x87_fdp;
-    f->fcs = x->cpu->seg[X86_CS].sel;
-    f->fds = x->cpu->seg[X86_DS].sel;
-}
-
 /* ---- the interpreter ---- */
 
 static bool is_io(enum vcpu_exit_kind k)
@@ -199,13 +147,26 @@ static bool is_io(enum vcpu_exit_kind k)
     return k == EXIT_PIO || k == EXIT_MMIO || k == EXIT_MSR || k == EXIT_TPR || k == EXIT_HYPERCALL;
 }
 
+void xl_late_flush(struct xlate *x)
+{
+    xl_vectors_save(x);
+    for (unsigned k = 0; k < x->late.n; k++)
+        x->inner.ops->flush_page(&x->inner, x->late.page[k]);
+    if (x->late.local)
+        x->inner.ops->flush_local(&x->inner);
+    x->late.n = 0;
+    x->late.local = false;
+}
+
 /* True: run must return with v->exit. */
 static bool step(struct xlate *x, unsigned n)
 {
     struct vcpu *in = &x->inner, *v = x->v;
+
+    xl_late_flush(x);
     uint32_t all = in->flushed.all, local = in->flushed.local, page = in->flushed.page;
 
-    x87_save(x);
+    xl_x87_save(x);
     in->irq_window = v->irq_window;
     in->nmi_window = v->nmi_window;
     in->ops->step(in, n, &in->exit);
@@ -231,7 +192,8 @@ static void run_careful(struct xlate *x)
 {
     struct vcpu *in = &x->inner;
 
-    x87_save(x);
+    xl_late_flush(x);
+    xl_x87_save(x);
     in->irq_window = x->v->irq_window;
     in->nmi_window = x->v->nmi_window;
     in->inject.kind = x->v->inject.kind;
@@ -281,7 +243,7 @@ static void link_exit(struct xlate *x, struct xrec *r)
     x->cpu->rip = rip;
     if (b->dead || x->kind == KIND_NONE)
         return;
-    to = xl_lookup(x, rip);
+    to = xl_lookup(x, rip, false);
     if (to && !b->dead && (b->kind & KIND_PIC ? to->gpa >> PAGE_SHIFT == b->gpa >> PAGE_SHIFT : true))
         xl_link(x, r, to);
 }
@@ -297,6 +259,33 @@ static const uint8_t *miss_exit(struct xlate *x, const struct xrec *r)
     x->st.miss_steps++;
     x->step_due = true;
     return NULL;
+}
+
+enum { GROUP_FAILS = 64 };
+
+/*
+ * The lookup of a group failed. If filling does not help (the range crosses a page, or cannot be written) the same code
+ * runs without groups; where that happens often, or always will, the way there is linked.
+ */
+static const uint8_t *group_exit(struct xlate *x, struct xrec *r)
+{
+    gva_t rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
+    bool crosses = (x->aux & ~PAGE_MASK) + r->size > PAGE_SIZE;
+    struct tblock *to;
+
+    if ((r->b->kind & KIND_MODE) != X86_MODE_64)
+        rip = (uint32_t)rip;
+    x->cpu->rip = rip;
+    if (!crosses && xl_tlb_fill(x, x->aux, r->size, r->write_first) == MISS_RETRY && !r->b->dead &&
+        (r->write == r->write_first || xl_tlb_writable(x, x->aux)))
+        return x->code.rx + r->stub;
+    to = xl_lookup(x, rip, true);
+    if (!to)
+        return NULL;
+    if (crosses || ++r->failed >= GROUP_FAILS)
+        xl_link(x, r, to);
+    x->aux = rip;
+    return x->code.rx + to->start;
 }
 
 /* True: leave run. resume: go on there instead of looking rip up. */
@@ -334,9 +323,13 @@ static bool exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
     case X_MISS:
         *resume = miss_exit(x, r);
         break;
+    case X_GROUP:
+        *resume = group_exit(x, r);
+        break;
     case X_X87:
         c->rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
-        x87_load(x);
+        xl_vectors_save(x);
+        xl_x87_load(x);
         *resume = x->code.rx + r->stub;
         break;
     case X_PAUSE:
@@ -447,7 +440,8 @@ static int translate_run(struct vcpu *v, struct vcpu_exit *out)
     }
     loop(x);
 out:
-    x87_save(x);
+    xl_vectors_save(x);
+    xl_x87_save(x);
     x->step_due = false;
     v->stats.insns = x->inner.stats.insns;
     memcpy(v->stats.faults, x->inner.stats.faults, sizeof(v->stats.faults));

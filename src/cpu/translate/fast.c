@@ -163,7 +163,7 @@ static bool fast_cr3(struct xlate *x, const struct xrec *r)
         return false;
     if (!keep || val != c->cr3) {
         xl_tlb_flush(x, false);
-        x->inner.ops->flush_local(&x->inner);
+        x->late.local = true;
     }
     c->cr3 = val;
     c->rip = next_rip(x, r);
@@ -174,7 +174,9 @@ static bool fast_invlpg(struct xlate *x, const struct xrec *r)
 {
     if (x86_canonical(x->aux)) {
         xl_tlb_flush_page(x, x->aux);
-        x->inner.ops->flush_page(&x->inner, x->aux);
+        if (x->late.n == ARRAY_LEN(x->late.page))
+            xl_late_flush(x);
+        x->late.page[x->late.n++] = x->aux;
     }
     x->cpu->rip = next_rip(x, r);
     return true;

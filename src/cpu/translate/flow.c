@@ -80,7 +80,7 @@ static bool far_off(const struct trans *t)
 {
     int64_t off = t->next + t->op[0].imm.value.s;
 
-    return off != (int32_t)off || t->i.operand_width == 16;
+    return off != (int32_t)off || t->i->operand_width == 16;
 }
 
 void flow_fall_through(struct trans *t)
@@ -117,7 +117,7 @@ static bool indirect_target(struct trans *t)
     const ZydisDecodedOperand *o = &t->op[0];
     bool high;
 
-    if (t->i.operand_width != (t->m64 ? 64 : 32))
+    if (t->i->operand_width != (t->m64 ? 64 : 32))
         return false;
     if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
         if (!op_address(t, o))
@@ -134,7 +134,7 @@ static bool indirect_target(struct trans *t)
 
 static bool jmp(struct trans *t)
 {
-    if (t->i.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+    if (t->i->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
         return false;
     if (t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         if (far_off(t))
@@ -153,15 +153,16 @@ static bool jmp(struct trans *t)
 static bool call(struct trans *t)
 {
     unsigned size = t->m64 ? 8 : 4;
+    struct hmem at;
 
-    if (t->i.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+    if (t->i->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
         return false;
     if (t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
         if (far_off(t))
             return false;
-        push_lookup(t, size);
+        at = push_lookup(t, size);
         return_address(t);
-        push_store(t, size);
+        push_store(t, size, at);
         branch_to(t, em_jmp(&t->e), rel_target(t));
         t->ended = true;
         return true;
@@ -169,9 +170,9 @@ static bool call(struct trans *t)
     if (!indirect_target(t))
         return false;
     em_store(&t->e, RCX, X(spill));
-    push_lookup(t, size);
+    at = push_lookup(t, size);
     return_address(t);
-    push_store(t, size);
+    push_store(t, size, at);
     em_load(&t->e, R10, X(spill));
     indirect(t, -(int)size);
     return true;
@@ -181,13 +182,11 @@ static bool ret(struct trans *t)
 {
     unsigned size = t->m64 ? 8 : 4;
     int32_t more =
-        t->i.operand_count_visible && t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (int32_t)t->op[0].imm.value.u : 0;
+        t->i->operand_count_visible && t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (int32_t)t->op[0].imm.value.u : 0;
 
-    if (t->i.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || t->i.operand_width != size * 8)
+    if (t->i->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || t->i->operand_width != size * 8)
         return false;
-    em_mov(&t->e, R11, RSP);
-    op_lookup(t, size, false);
-    em_rm(&t->e, 0x8b | (t->m64 ? EM_W : 0), R10, HMEM_X(R11, R10, 0, 0));
+    em_rm(&t->e, 0x8b | (t->m64 ? EM_W : 0), R10, stack_top(t, RSP, size));
     more += (int32_t)size;
     if (t->m64)
         em_lea(&t->e, RSP, HMEM(RSP, more));
@@ -217,9 +216,9 @@ static int condition(ZydisMnemonic m)
 static bool counted(struct trans *t)
 {
     struct emit *e = &t->e;
-    bool wide = t->i.address_width == 64, loop = t->i.mnemonic == ZYDIS_MNEMONIC_LOOP;
+    bool wide = t->i->address_width == 64, loop = t->i->mnemonic == ZYDIS_MNEMONIC_LOOP;
 
-    if (far_off(t) || t->i.address_width == 16)
+    if (far_off(t) || t->i->address_width == 16)
         return false;
     if (loop && wide)
         em_lea(e, HOST_RCX_HOME, HMEM(HOST_RCX_HOME, -1));
@@ -240,7 +239,7 @@ static bool counted(struct trans *t)
 
 bool emit_flow(struct trans *t)
 {
-    int cc = condition(t->i.mnemonic);
+    int cc = condition(t->i->mnemonic);
 
     if (cc >= 0) {
         if (far_off(t))
@@ -248,7 +247,7 @@ bool emit_flow(struct trans *t)
         branch_to(t, em_jcc(&t->e, (unsigned)cc), rel_target(t));
         return true; /* and on behind it */
     }
-    switch (t->i.mnemonic) {
+    switch (t->i->mnemonic) {
     case ZYDIS_MNEMONIC_JMP:
         return jmp(t);
     case ZYDIS_MNEMONIC_CALL:

@@ -58,7 +58,7 @@ bool op_address_ok(const struct trans *t, const ZydisDecodedOperand *m)
 {
     if (m->mem.type != ZYDIS_MEMOP_TYPE_MEM && m->mem.type != ZYDIS_MEMOP_TYPE_AGEN)
         return false;
-    if (t->i.address_width != 64 && t->i.address_width != 32)
+    if (t->i->address_width != 64 && t->i->address_width != 32)
         return false;
     if (m->mem.base == ZYDIS_REGISTER_EIP)
         return false;
@@ -79,7 +79,7 @@ bool op_address_ok(const struct trans *t, const ZydisDecodedOperand *m)
 void op_offset(struct trans *t, const ZydisDecodedOperand *m)
 {
     struct emit *e = &t->e;
-    bool wide = t->i.address_width == 64, high;
+    bool wide = t->i->address_width == 64, high;
     int64_t disp = m->mem.disp.has_displacement ? m->mem.disp.value : 0;
     struct hmem a = { .base = -1, .index = -1, .disp = (int32_t)disp };
 
@@ -91,6 +91,7 @@ void op_offset(struct trans *t, const ZydisDecodedOperand *m)
                 em_lea(e, R11, HMEM(R11, (int32_t)off));
             } else {
                 em_const(e, R10, (uint64_t)off);
+                t->r10_group = -1;
                 em_lea(e, R11, HMEM_X(R11, R10, 0, 0));
             }
         } else {
@@ -112,6 +113,7 @@ void op_offset(struct trans *t, const ZydisDecodedOperand *m)
         int h = host_reg(g);
         if (h < 0) {
             em_load(e, R10, HOME(g));
+            t->r10_group = -1;
             h = R10;
         }
         a.index = (int8_t)h;
@@ -134,11 +136,10 @@ bool op_address(struct trans *t, const ZydisDecodedOperand *m)
     if (!op_address_ok(t, m))
         return false;
     op_offset(t, m);
-    if (t->x87_op)
-        em_store(e, R11, X(x87_fdp));
     if (m->mem.segment == ZYDIS_REGISTER_FS || m->mem.segment == ZYDIS_REGISTER_GS) {
         unsigned seg = m->mem.segment == ZYDIS_REGISTER_FS ? X86_FS : X86_GS;
         em_load(e, R10, HGS(offsetof(struct xlate, seg_base) + 8 * seg));
+        t->r10_group = -1;
         if (t->m64)
             em_lea(e, R11, HMEM_X(R11, R10, 0, 0));
         else
@@ -147,13 +148,14 @@ bool op_address(struct trans *t, const ZydisDecodedOperand *m)
     return true;
 }
 
-void op_lookup(struct trans *t, unsigned size, bool write)
+/* The lookup of [R11, R11 + size) through record r. */
+static void lookup(struct trans *t, struct xrec *r, unsigned size, bool write)
 {
     struct emit *e = &t->e;
     size_t tlb = offsetof(struct xlate, tlb) + t->ctx * sizeof(struct xl_tlb);
-    struct xrec *r = tr_rec(t, X_MISS, t->off);
 
-    r->size = (uint8_t)size;
+    t->r10_group = -1;
+    r->size = (uint16_t)size;
     r->write = write;
     r->stub = t->base + e->n; /* where to try again */
     em_rorx(e, R10, R11, PAGE_SHIFT, true);
@@ -167,10 +169,81 @@ void op_lookup(struct trans *t, unsigned size, bool write)
         em_vex_rm(e, 2, 2, 1, 0xf5, RCX, RCX, X(mask_page)); /* pext rcx, rcx, [mask] */
     }
     em_jrcxz(e, 5);
+    r->patch = t->base + e->n + 1;
     tr_stub(t, em_jmp(e), r, STUB_MISS);
     if (t->x->no_pext) {
         em_rorx(e, R10, R11, PAGE_SHIFT, true);
         em_rr(e, EM_0F | 0xb7, R10, R10);
     }
     em_load(e, R10, HGS_X(R10, tlb + offsetof(struct xl_tlb, addend)));
+}
+
+void op_lookup(struct trans *t, unsigned size, bool write)
+{
+    lookup(t, tr_rec(t, X_MISS, t->off), size, write);
+}
+
+/* The group's registers plus disp into R11, as a linear address. Uses RCX. */
+static void based(struct trans *t, const struct tr_group *g, int32_t disp)
+{
+    struct hmem m = { .base = (int8_t)host_reg(g->base), .index = -1, .scale = g->scale, .disp = disp };
+
+    if (m.base < 0) {
+        em_load(&t->e, R11, HOME(g->base));
+        m.base = R11;
+    }
+    if (g->index < 16) {
+        m.index = (int8_t)host_reg(g->index);
+        if (m.index < 0) {
+            em_load(&t->e, RCX, HOME(g->index));
+            m.index = RCX;
+        }
+    }
+    if (t->m64)
+        em_lea(&t->e, R11, m);
+    else
+        em_lea32(&t->e, R11, m);
+}
+
+/* The group's lookup at its first member; on a miss that filling does not cure, the same code without groups. */
+static void group_lookup(struct trans *t, struct tr_group *g, unsigned k)
+{
+    struct xrec *r = tr_rec(t, X_GROUP, t->off);
+
+    based(t, g, t->g->disp - t->g->at + g->lo);
+    lookup(t, r, (unsigned)(g->hi - g->lo), g->write);
+    r->write_first = g->write_first;
+    if (g->n > 1)
+        em_store(&t->e, R10, HGS(offsetof(struct xlate, group) + 8 * k));
+    g->made = true;
+}
+
+bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, bool write, struct hmem *at, bool *r11)
+{
+    unsigned k = t->g->group;
+    struct tr_group *g = &t->group[k ? k - 1 : 0];
+    int h;
+
+    if (!k) {
+        if (!op_address(t, m))
+            return false;
+        op_lookup(t, size, write);
+        *at = HMEM_X(R11, R10, 0, 0);
+        *r11 = true;
+        return true;
+    }
+    if (!g->made)
+        group_lookup(t, g, k - 1);
+    else if (t->r10_group != (int)k - 1)
+        em_load(&t->e, R10, HGS(offsetof(struct xlate, group) + 8 * (k - 1)));
+    t->r10_group = (int)k - 1;
+    h = host_reg(g->base);
+    *r11 = h < 0 || g->index < 16 || !t->m64 || t->x87_op;
+    if (*r11) {
+        based(t, g, t->g->disp);
+        *at = HMEM_X(R11, R10, 0, 0);
+    } else {
+        *at = HMEM_X(h, R10, 0, t->g->disp);
+    }
+    return true;
 }

@@ -12,7 +12,7 @@
 
 static unsigned tail_start(const struct trans *t)
 {
-    const ZydisDecodedInstruction *i = &t->i;
+    const ZydisDecodedInstruction *i = t->i;
     unsigned n = i->length;
 
     for (unsigned k = 0; k < 2; k++)
@@ -22,7 +22,7 @@ static unsigned tail_start(const struct trans *t)
 
 static void put_modrm(struct trans *t, const struct fields *f)
 {
-    if (!(t->i.attributes & ZYDIS_ATTRIB_HAS_MODRM))
+    if (!(t->i->attributes & ZYDIS_ATTRIB_HAS_MODRM))
         return;
     if (f->mem)
         em_mem(&t->e, f->reg, f->m);
@@ -43,7 +43,7 @@ static unsigned rex_of(const struct fields *f, bool modrm)
 
 static bool put_legacy(struct trans *t, const struct fields *f)
 {
-    const ZydisDecodedInstruction *i = &t->i;
+    const ZydisDecodedInstruction *i = t->i;
     struct emit *e = &t->e;
     bool modrm = i->attributes & ZYDIS_ATTRIB_HAS_MODRM, p66 = false;
     unsigned opcode = i->opcode, rex = rex_of(f, modrm), rep = 0;
@@ -100,7 +100,7 @@ static bool put_legacy(struct trans *t, const struct fields *f)
 
 static bool put_vex(struct trans *t, const struct fields *f)
 {
-    const uint8_t *p = t->raw + t->i.raw.vex.offset;
+    const uint8_t *p = t->raw + t->i->raw.vex.offset;
     bool three = p[0] == 0xc4;
     unsigned b2 = three ? p[2] : p[1] & 0x7f, map = three ? p[1] & 0x1f : 1;
     unsigned rxb = rex_of(f, true);
@@ -109,7 +109,7 @@ static bool put_vex(struct trans *t, const struct fields *f)
     em8(&t->e, 0xc4);
     em8(&t->e, (~rxb & 7) << 5 | map);
     em8(&t->e, b2);
-    em8(&t->e, t->i.opcode);
+    em8(&t->e, t->i->opcode);
     put_modrm(t, f);
     return true;
 }
@@ -118,12 +118,12 @@ bool rewrite_put(struct trans *t, const struct fields *f)
 {
     bool ok = false;
 
-    if (t->i.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+    if (t->i->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY)
         ok = put_legacy(t, f);
-    else if (t->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+    else if (t->i->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
         ok = put_vex(t, f);
     if (ok) {
-        for (unsigned k = tail_start(t); k < t->i.length; k++)
+        for (unsigned k = tail_start(t); k < t->i->length; k++)
             em8(&t->e, f->is4_7 ? t->raw[k] & 0x7fU : t->raw[k]);
     }
     return ok;
@@ -141,6 +141,7 @@ struct plan {
     struct reg_use r[4];
     unsigned n;
     const ZydisDecodedOperand *mem;
+    bool r11;             /* the address uses R11 */
     bool high;            /* some register is AH..BH */
     bool rcx_in, rcx_out; /* host RCX must be guest RCX before, is after */
     struct fields f;
@@ -224,7 +225,7 @@ static bool plan_reg(const struct trans *t, struct plan *p, const ZydisDecodedOp
     u->store = (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
     /* what keeps a part of the old value must load it */
     u->load = (o->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)) || o->size < 32 ||
-              t->i.mnemonic == ZYDIS_MNEMONIC_BSF || t->i.mnemonic == ZYDIS_MNEMONIC_BSR;
+              t->i->mnemonic == ZYDIS_MNEMONIC_BSF || t->i->mnemonic == ZYDIS_MNEMONIC_BSR;
     p->high |= high;
     p->n++;
     return true;
@@ -234,13 +235,13 @@ static bool plan_make(struct trans *t, struct plan *p)
 {
     memset(p, 0, sizeof(*p));
     p->f.opreg = 16;
-    if (t->i.attributes & ZYDIS_ATTRIB_HAS_MODRM) { /* digits of the opcode stay; registers are filled in below */
-        p->f.reg = t->i.raw.modrm.reg;
-        p->f.rm = t->i.raw.modrm.rm;
+    if (t->i->attributes & ZYDIS_ATTRIB_HAS_MODRM) { /* digits of the opcode stay; registers are filled in below */
+        p->f.reg = t->i->raw.modrm.reg;
+        p->f.rm = t->i->raw.modrm.rm;
     }
-    for (unsigned k = 0; k < t->i.operand_count; k++) {
+    for (unsigned k = 0; k < t->i->operand_count; k++) {
         const ZydisDecodedOperand *o = &t->op[k];
-        bool hidden = k >= t->i.operand_count_visible;
+        bool hidden = k >= t->i->operand_count_visible;
 
         if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
             if (hidden || p->mem || o->mem.type != ZYDIS_MEMOP_TYPE_MEM || !op_address_ok(t, o))
@@ -259,9 +260,9 @@ static bool plan_make(struct trans *t, struct plan *p)
 }
 
 /* Chooses a host register for each use. False: there are not enough. */
-static bool plan_hosts(struct plan *p)
+static bool plan_hosts(struct trans *t, struct plan *p)
 {
-    bool rcx_free = !p->rcx_in && !p->rcx_out, r10_free = !p->mem, r11_free = !p->mem, sum = false;
+    bool rcx_free = !p->rcx_in && !p->rcx_out, r10_free = !p->mem, r11_free = !p->mem || !p->r11, sum = false;
 
     for (unsigned k = 0; k < p->n; k++) {
         struct reg_use *u = &p->r[k];
@@ -300,10 +301,15 @@ static bool plan_hosts(struct plan *p)
         if (h < 0)
             return false;
         u->host = (uint8_t)h;
+        if (h == R10)
+            t->r10_group = -1;
     }
     if (p->mem) {
         p->f.mem = true;
-        p->f.m = p->high ? HMEM(RCX, 0) : sum ? HMEM(R11, 0) : HMEM_X(R11, R10, 0, 0);
+        if (p->high || sum) { /* one register */
+            em_lea(&t->e, p->high ? RCX : R11, p->f.m);
+            p->f.m = HMEM(p->high ? RCX : R11, 0);
+        }
     }
     return true;
 }
@@ -325,21 +331,16 @@ static bool emit_plan(struct trans *t, struct plan *p)
 {
     struct emit *e = &t->e;
 
-    if (!plan_hosts(p))
-        return false;
-    finish_fields(p);
     if (p->mem) {
         bool write = p->mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
         unsigned size = p->mem->size / 8;
 
-        if (!size || size > 64)
+        if (!size || size > 64 || !op_memory(t, p->mem, size, write, &p->f.m, &p->r11))
             return false;
-        if (!op_address(t, p->mem))
-            return false;
-        op_lookup(t, size, write);
-        if (p->f.m.index < 0) /* one register */
-            em_lea(e, (unsigned)p->f.m.base, HMEM_X(R11, R10, 0, 0));
     }
+    if (!plan_hosts(t, p))
+        return false;
+    finish_fields(p);
     if (p->rcx_in)
         em_mov(e, RCX, HOST_RCX_HOME);
     for (unsigned k = 0; k < p->n; k++)
@@ -358,7 +359,7 @@ static bool emit_plan(struct trans *t, struct plan *p)
 
 static bool plain_gpr(const struct trans *t)
 {
-    for (unsigned k = 0; k < t->i.operand_count_visible; k++)
+    for (unsigned k = 0; k < t->i->operand_count_visible; k++)
         if (op_is_gpr(&t->op[k]))
             return true;
     return false;
@@ -369,7 +370,7 @@ bool rewrite_gpr(struct trans *t)
     struct plan p;
 
     /* Outside 64-bit mode VEX.W is ignored where it would choose 64-bit registers; such code is not worth more. */
-    if (!t->m64 && t->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && t->i.raw.vex.W && plain_gpr(t))
+    if (!t->m64 && t->i->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && t->i->raw.vex.W && plain_gpr(t))
         return false;
     if (!plan_make(t, &p))
         return false;

@@ -56,6 +56,8 @@ static void stubs(struct trans *t)
         em_land32(&t->e, t->stub[k].at);
         if (r->kind == X_LINK)
             r->stub = t->base + t->e.n;
+        else if (r->kind == X_GROUP)
+            r->miss = t->base + t->e.n;
         if (t->stub[k].form == STUB_CROSS) {
             flow_cross_stub(t, r);
             continue;
@@ -249,7 +251,7 @@ static enum how how_gpr(ZydisMnemonic m)
 /* MOV of general registers and memory only; bit tests with a register only if both are registers. */
 static bool plain_operands(const struct trans *t)
 {
-    for (unsigned k = 0; k < t->i.operand_count_visible; k++)
+    for (unsigned k = 0; k < t->i->operand_count_visible; k++)
         if (t->op[k].type == ZYDIS_OPERAND_TYPE_REGISTER && !op_is_gpr(&t->op[k]))
             return false;
     return true;
@@ -257,16 +259,16 @@ static bool plain_operands(const struct trans *t)
 
 static enum how how(const struct trans *t)
 {
-    if (t->i.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && t->i.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
+    if (t->i->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && t->i->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
         return HOW_STEP;
-    switch (t->i.mnemonic) {
+    switch (t->i->mnemonic) {
     case ZYDIS_MNEMONIC_MOV:
         if (!plain_operands(t))
             return HOW_SYSTEM;
         /* moffs has no ModRM to put the address into */
-        return t->i.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (t->i.opcode & 0xfc) == 0xa0 ? HOW_SPECIAL : HOW_GPR;
+        return t->i->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (t->i->opcode & 0xfc) == 0xa0 ? HOW_SPECIAL : HOW_GPR;
     case ZYDIS_MNEMONIC_MOVSD:
-        return t->i.meta.category == ZYDIS_CATEGORY_STRINGOP ? HOW_SYSTEM : HOW_VECTOR;
+        return t->i->meta.category == ZYDIS_CATEGORY_STRINGOP ? HOW_SYSTEM : HOW_VECTOR;
     case ZYDIS_MNEMONIC_BT:
     case ZYDIS_MNEMONIC_BTS:
     case ZYDIS_MNEMONIC_BTR:
@@ -276,7 +278,7 @@ static enum how how(const struct trans *t)
     default:
         break;
     }
-    enum how h = how_gpr(t->i.mnemonic);
+    enum how h = how_gpr(t->i->mnemonic);
     return h == HOW_STEP ? HOW_VECTOR : h;
 }
 
@@ -284,10 +286,13 @@ static bool emit_one(struct trans *t)
 {
     uint32_t n = t->e.n;
     unsigned nrecs = t->nrecs, nstubs = t->nstubs;
+    enum how h = how(t);
     bool ok;
 
     t->commit = 0;
-    switch (how(t)) {
+    if (h == HOW_SPECIAL || h == HOW_SYSTEM)
+        t->r10_group = -1;
+    switch (h) {
     case HOW_GPR:
         ok = rewrite_gpr(t);
         break;
@@ -317,7 +322,7 @@ static bool emit_one(struct trans *t)
     t->nstubs = nstubs;
     t->commit = 0;
     struct xrec *r = tr_rec(t, X_STEP, t->off);
-    r->op = (uint16_t)t->i.mnemonic;
+    r->op = (uint16_t)t->i->mnemonic;
     tr_exit(t, r);
     t->ended = true;
     return true;
@@ -339,11 +344,23 @@ static void begin(struct trans *t, gpa_t gpa)
     b->entry = t->base + t->e.n;
 }
 
-/* The first instruction's fault is the interpreter's to raise; a later one only ends the block. */
-static bool decode(struct trans *t, const ZydisDecoder *d, const uint8_t *code, unsigned avail)
+static bool decode(struct trans *t, const ZydisDecoder *d, unsigned at, unsigned avail)
 {
-    t->raw = code;
-    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, code, avail, &t->i, t->op));
+    struct tr_insn *in = &t->in[t->ninsns];
+
+    in->raw = t->code + at;
+    in->group = 0;
+    if (ZYAN_FAILED(ZydisDecoderDecodeFull(d, in->raw, avail, &in->i, in->op)))
+        return false;
+    /* With 32-bit addresses Zydis 4.0 takes "no base, disp32" in a SIB for R13D when the base's extension bit is set. */
+    if (in->i.raw.modrm.mod == 0 && in->i.raw.modrm.rm == 4 && in->i.raw.sib.base == 5 && in->i.address_width == 32)
+        for (unsigned k = 0; k < in->i.operand_count_visible; k++)
+            if (in->op[k].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+                in->op[k].mem.base = ZYDIS_REGISTER_NONE;
+                in->op[k].mem.disp.has_displacement = true;
+                in->op[k].mem.disp.value = in->i.raw.disp.value;
+            }
+    return true;
 }
 
 static void finish(struct trans *t, unsigned bytes)
@@ -393,67 +410,123 @@ static bool crosses(struct trans *t, const struct xl_source *s, const ZydisDecod
     if (s->gpa2 == NO_GPA || have >= 15)
         return false;
     take_bytes(t->x, s->gpa2, s->host2, t->code + have, 15 - have);
-    if (!decode(t, d, t->code, 15))
+    if (!decode(t, d, 0, 15))
         return false;
     t->b->gpa2 = s->gpa2;
     t->single = true;
     return true;
 }
 
-static void one(struct trans *t, bool ok)
+/* Behind these nothing of the block can run: no use to decode further. */
+static bool ends_block(const ZydisDecodedInstruction *i)
 {
-    t->side[t->nside].host = (uint16_t)t->e.n;
-    t->side[t->nside].guest = (uint16_t)t->off;
-    t->side[t->nside].shadow = t->shadow;
-    bool shadow = t->shadow;
-    if (ok) {
-        t->next = t->off + t->i.length;
-        emit_one(t);
-    } else {
-        tr_exit(t, tr_rec(t, X_STEP, t->off));
-        t->ended = true;
+    switch (i->mnemonic) {
+    case ZYDIS_MNEMONIC_JMP:
+    case ZYDIS_MNEMONIC_CALL:
+    case ZYDIS_MNEMONIC_RET:
+    case ZYDIS_MNEMONIC_SYSCALL:
+    case ZYDIS_MNEMONIC_SYSRET:
+    case ZYDIS_MNEMONIC_IRETQ:
+    case ZYDIS_MNEMONIC_LOOP:
+    case ZYDIS_MNEMONIC_JRCXZ:
+    case ZYDIS_MNEMONIC_JECXZ:
+    case ZYDIS_MNEMONIC_PAUSE:
+    case ZYDIS_MNEMONIC_HLT:
+    case ZYDIS_MNEMONIC_INT3:
+    case ZYDIS_MNEMONIC_UD2:
+        return true;
+    default:
+        return false;
     }
+}
+
+/* Decodes what may become the block. False: not even the first instruction. */
+static bool decode_ahead(struct trans *t, const struct xl_source *s, unsigned avail)
+{
+    unsigned have = 0, at = 0, limit = t->x->one_insn ? 1 : TR_INSNS;
+    ZydisDecoder d;
+
+    ZydisDecoderInit(&d, t->m64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,
+                     t->m64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+    while (t->ninsns < limit) {
+        struct tr_insn *in = &t->in[t->ninsns];
+
+        fetch(t, s, avail, &have, at);
+        if (!(at < have && decode(t, &d, at, have - at))) {
+            if (t->ninsns) {
+                t->crossing = have - at < 15 && have == avail;
+                break;
+            }
+            if (!crosses(t, s, &d, have))
+                return false;
+        }
+        in->off = (uint16_t)((s->lin & ~PAGE_MASK) + at);
+        at += in->i.length;
+        t->ninsns++;
+        if (t->single || ends_block(&in->i))
+            break;
+    }
+    return true;
+}
+
+static void one(struct trans *t)
+{
+    struct xside *side = &t->side[t->nside];
+    bool shadow = t->shadow;
+
+    side->host = (uint16_t)t->e.n;
+    side->guest = (uint16_t)t->off;
+    side->shadow = shadow;
+    emit_one(t);
     if (shadow)
         t->shadow = false;
-    t->side[t->nside++].commit = (uint16_t)(t->commit ? t->commit : t->e.n);
+    side->commit = (uint16_t)(t->commit ? t->commit : t->e.n);
+    t->nside++;
+}
+
+/* An instruction that cannot be decoded: the interpreter raises its fault. */
+static void undecodable(struct trans *t)
+{
+    t->side[0] = (struct xside){ .host = (uint16_t)t->e.n, .guest = (uint16_t)t->off };
+    tr_exit(t, tr_rec(t, X_STEP, t->off));
+    t->side[0].commit = (uint16_t)t->e.n;
+    t->nside = 1;
 }
 
 struct tblock *xl_translate(struct xlate *x, const struct xl_source *s)
 {
     struct trans *t = x->scratch;
-    unsigned kind = x->kind;
-    gva_t lin = s->lin;
-    unsigned avail = (unsigned)(PAGE_SIZE - (lin & ~PAGE_MASK)), have = 0, at = 0;
-    ZydisDecoder d;
+    unsigned avail = (unsigned)(PAGE_SIZE - (s->lin & ~PAGE_MASK));
 
-    memset(t, 0, offsetof(struct trans, i));
+    memset(t, 0, offsetof(struct trans, in));
     t->x = x;
-    t->kind = kind;
-    t->ctx = kind_ctx(kind);
-    t->m64 = (kind & KIND_MODE) == X86_MODE_64;
+    t->kind = s->kind;
+    t->ctx = kind_ctx(s->kind);
+    t->m64 = (s->kind & KIND_MODE) == X86_MODE_64;
+    t->r10_group = -1;
     codemem_reserve(&x->code, TR_CODE, TR_META);
     if (avail > TR_BYTES)
         avail = TR_BYTES;
-    ZydisDecoderInit(&d, t->m64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,
-                     t->m64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
     t->b = codemem_meta(&x->code, sizeof(*t->b));
     t->recs = codemem_meta(&x->code, TR_RECS * sizeof(struct xrec));
     t->base = codemem_here(&x->code);
     t->e = (struct emit){ .p = x->code.rw + t->base, .max = TR_MAIN };
-    t->page = lin & PAGE_MASK;
-    t->off = (int32_t)(lin & ~PAGE_MASK);
+    t->page = s->lin & PAGE_MASK;
+    t->off = (int32_t)(s->lin & ~PAGE_MASK);
     begin(t, s->gpa);
-    while (!t->ended && !t->single && t->nside < TR_INSNS && t->nrecs < TR_RECS - 56 && t->e.n < TR_MAIN - 512) {
-        fetch(t, s, avail, &have, at);
-        bool ok = at < have && decode(t, &d, t->code + at, have - at);
-        if (!ok && t->nside) {
-            t->crossing = have - at < 15 && have == avail;
-            break;
-        }
-        if (!ok)
-            ok = crosses(t, s, &d, have);
-        one(t, ok);
-        at = ok ? at + t->i.length : have;
+    if (!decode_ahead(t, s, avail)) {
+        undecodable(t);
+        t->ended = true;
+    } else if (!(t->kind & KIND_SPLIT)) {
+        group_find(t);
+    }
+    for (unsigned k = 0; k < t->ninsns && !t->ended && t->nrecs < TR_RECS - 56 && t->e.n < TR_MAIN - 512; k++) {
+        t->g = &t->in[k];
+        t->i = &t->g->i;
+        t->op = t->g->op;
+        t->raw = t->g->raw;
+        t->next = t->off + t->i->length;
+        one(t);
         t->off = t->next;
     }
     if (!t->ended) {
@@ -461,6 +534,6 @@ struct tblock *xl_translate(struct xlate *x, const struct xl_source *s)
         flow_fall_through(t);
     }
     t->e.max = TR_CODE;
-    finish(t, at);
+    finish(t, (unsigned)(t->off - (int32_t)(s->lin & ~PAGE_MASK)));
     return t->b;
 }

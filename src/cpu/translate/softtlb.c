@@ -10,11 +10,17 @@
 #include "cpu/translate/translate.h"
 #include "mem/mem.h"
 
-enum { BLOOM_BITS = 1024, LOG_MAX = TLB_ENTRIES };
+enum { BLOOM_BITS = 1024, SMALL_BITS = 4096 };
 
 static uint64_t empty_tag(unsigned k)
 {
     return -((uint64_t)(k ^ 0x8000) << PAGE_SHIFT);
+}
+
+/* Of a GiB, in xl_tlb.large. */
+static unsigned large_bit(gva_t lin)
+{
+    return (unsigned)(lin >> 30) % TLB_LARGE_BITS;
 }
 
 static void clear(struct xl_tlb *t)
@@ -42,7 +48,8 @@ static bool phys_read(void *arg, gpa_t gpa, void *buf, unsigned len)
         uint32_t v = __atomic_load_n((const uint32_t *)h, __ATOMIC_RELAXED);
         memcpy(buf, &v, 4);
     } else {
-        memcpy(buf, (const void *)h, len);
+        for (unsigned k = 0; k < len; k++)
+            ((uint8_t *)buf)[k] = ((const uint8_t *)h)[k];
     }
     return true;
 }
@@ -122,14 +129,16 @@ void xl_tlb_flush_page(struct xlate *x, gva_t lin)
 
         if (t->rtag[k] == -(lin & PAGE_MASK))
             drop(t, k);
-        if (!t->large)
+        if (!(t->large[large_bit(lin) / 64] >> (large_bit(lin) % 64) & 1))
             continue;
         for (uint32_t i = 0; i < t->n; i++) /* a piece of the same large page? */
             if ((t->flags[t->log[i]] & TLBF_LARGE) && ((-t->rtag[t->log[i]]) ^ lin) >> 30 == 0)
                 drop(t, t->log[i]);
     }
+    unsigned small = (lin >> PAGE_SHIFT) % SMALL_BITS;
     for (unsigned class = 0; class < 2; class ++)
-        if (x->code_huge || (x->code_bloom[class][bit / 64] >> (bit % 64) & 1))
+        if (x->code_huge || (x->code_bloom[class][bit / 64] >> (bit % 64) & 1) ||
+            (x->code_small[class][small / 64] >> (small % 64) & 1))
             xl_code_moved(x, class ? CTX_KERNEL : CTX_USER);
 }
 
@@ -178,7 +187,7 @@ enum xl_miss xl_tlb_fill(struct xlate *x, gva_t lin, unsigned size, bool write)
     gva_t page = lin & PAGE_MASK;
     t->flags[k] = (uint8_t)(TLBF_LOGGED | (r.global ? TLBF_GLOBAL : 0) | (r.page_shift > PAGE_SHIFT ? TLBF_LARGE : 0));
     if (r.page_shift > PAGE_SHIFT)
-        t->large = true;
+        t->large[large_bit(lin) / 64] |= 1UL << (large_bit(lin) % 64);
     t->frame[k] = (uint32_t)(r.gpa >> PAGE_SHIFT);
     t->rtag[k] = -page;
     t->wtag[k] = r.writable && r.dirty && !code ? -page : empty_tag(k);
@@ -188,6 +197,11 @@ enum xl_miss xl_tlb_fill(struct xlate *x, gva_t lin, unsigned size, bool write)
         t->wtag[k] = empty_tag(k);
     x->st.fills++;
     return MISS_RETRY;
+}
+
+bool xl_tlb_writable(const struct xlate *x, gva_t lin)
+{
+    return x->tlb[kind_ctx(x->kind)].wtag[(lin >> PAGE_SHIFT) % TLB_ENTRIES] == -(lin & PAGE_MASK);
 }
 
 bool xl_code_gpa(struct xlate *x, gva_t lin, gpa_t *gpa)
@@ -205,7 +219,11 @@ bool xl_code_gpa(struct xlate *x, gva_t lin, gpa_t *gpa)
         return false;
     if (!x86_walk(x->cpu, &x->phys, lin, X86_ACC_EXEC | (class ? 0 : X86_ACC_USER), &r, &f))
         return false;
-    x->code_bloom[class][bit / 64] |= 1UL << (bit % 64);
+    unsigned small = (lin >> PAGE_SHIFT) % SMALL_BITS;
+    if (r.page_shift == PAGE_SHIFT)
+        x->code_small[class][small / 64] |= 1UL << (small % 64);
+    else
+        x->code_bloom[class][bit / 64] |= 1UL << (bit % 64);
     if (r.page_shift > 22)
         x->code_huge = true;
     if (r.page_shift == 22) { /* 4 MiB: two of the filter's 2 MiB */

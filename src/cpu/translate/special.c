@@ -56,15 +56,15 @@ static bool rdtscp(struct trans *t)
 /* MOV between the accumulator and an absolute address. */
 static bool moffs(struct trans *t)
 {
-    bool store = t->i.opcode & 2, byte = !(t->i.opcode & 1);
-    unsigned width = t->i.operand_width;
+    bool store = t->i->opcode & 2, byte = !(t->i->opcode & 1);
+    unsigned width = t->i->operand_width;
     const ZydisDecodedOperand *m = &t->op[store ? 0 : 1];
 
     if (!op_address(t, m))
         return false;
     op_lookup(t, byte ? 1 : width / 8, store);
     em_rm(&t->e,
-          (t->i.opcode & 2 ? 0x88U : 0x8aU) | (t->i.opcode & 1U) |
+          (t->i->opcode & 2 ? 0x88U : 0x8aU) | (t->i->opcode & 1U) |
               (byte || width == 32 ? 0
                : width == 64       ? EM_W
                                    : EM_66),
@@ -80,9 +80,9 @@ static bool bit_string(struct trans *t)
 {
     struct emit *e = &t->e;
     unsigned width = t->op[0].size, log = width == 64 ? 6 : 5, g;
-    bool high, write = t->i.mnemonic != ZYDIS_MNEMONIC_BT;
+    bool high, write = t->i->mnemonic != ZYDIS_MNEMONIC_BT;
 
-    if (width < 32 || t->i.address_width != 64 || t->x->no_pext || !op_address(t, &t->op[0]))
+    if (width < 32 || t->i->address_width != 64 || t->x->no_pext || !op_address(t, &t->op[0]))
         return false;
     g = op_gpr(t->op[1].reg.value, &high);
     op_get(t, RCX, g);
@@ -94,9 +94,9 @@ static bool bit_string(struct trans *t)
     op_lookup(t, width / 8, write);
     op_get(t, RCX, g);
     em_vex_rm(e, 2, 2, 1, 0xf5, RCX, RCX, width == 64 ? X(mask_63) : X(mask_31)); /* pext rcx, rcx, [mask] */
-    if (t->i.attributes & ZYDIS_ATTRIB_HAS_LOCK)
+    if (t->i->attributes & ZYDIS_ATTRIB_HAS_LOCK)
         em8(e, 0xf0);
-    em_rm(e, EM_0F | t->i.opcode | (width == 64 ? EM_W : 0), RCX, HMEM_X(R11, R10, 0, 0));
+    em_rm(e, EM_0F | t->i->opcode | (width == 64 ? EM_W : 0), RCX, HMEM_X(R11, R10, 0, 0));
     return true;
 }
 
@@ -104,7 +104,7 @@ static bool pause_insn(struct trans *t)
 {
     struct xrec *r;
 
-    if ((t->i.attributes & ZYDIS_ATTRIB_HAS_REX) && t->i.raw.rex.B) /* XCHG R8, RAX */
+    if ((t->i->attributes & ZYDIS_ATTRIB_HAS_REX) && t->i->raw.rex.B) /* XCHG R8, RAX */
         return false;
     r = tr_rec(t, X_PAUSE, t->next);
     em_bytes(&t->e, "\xf3\x90", 2);
@@ -115,7 +115,7 @@ static bool pause_insn(struct trans *t)
 
 bool emit_special(struct trans *t)
 {
-    switch (t->i.mnemonic) {
+    switch (t->i->mnemonic) {
     case ZYDIS_MNEMONIC_LEA:
         return lea(t);
     case ZYDIS_MNEMONIC_RDTSC:
@@ -130,7 +130,7 @@ bool emit_special(struct trans *t)
     case ZYDIS_MNEMONIC_BTC:
         return bit_string(t);
     case ZYDIS_MNEMONIC_CLD: /* DF is clear, or the kind would be none */
-        return !(t->i.attributes & ZYDIS_ATTRIB_HAS_LOCK);
+        return !(t->i->attributes & ZYDIS_ATTRIB_HAS_LOCK);
     case ZYDIS_MNEMONIC_PAUSE:
         return pause_insn(t);
     case ZYDIS_MNEMONIC_NOP:
@@ -142,7 +142,7 @@ bool emit_special(struct trans *t)
     case ZYDIS_MNEMONIC_PREFETCHT1:
     case ZYDIS_MNEMONIC_PREFETCHT2:
     case ZYDIS_MNEMONIC_PREFETCHW:
-        return !(t->i.attributes & ZYDIS_ATTRIB_HAS_LOCK);
+        return !(t->i->attributes & ZYDIS_ATTRIB_HAS_LOCK);
     default:
         return false;
     }

@@ -10,39 +10,60 @@ static void move_sp(struct trans *t, int32_t by)
         em_lea32(&t->e, RSP, HMEM(RSP, by));
 }
 
-void push_lookup(struct trans *t, unsigned size)
+struct hmem push_lookup(struct trans *t, unsigned size)
 {
+    struct hmem at = HMEM_X(R11, R10, 0, 0);
+    bool r11;
+
+    if (t->g->group) {
+        op_memory(t, NULL, size, true, &at, &r11);
+        return at;
+    }
     if (t->m64)
         em_lea(&t->e, R11, HMEM(RSP, -(int32_t)size));
     else
         em_lea32(&t->e, R11, HMEM(RSP, -(int32_t)size));
     op_lookup(t, size, true);
+    return at;
 }
 
-static void store(struct trans *t, unsigned size, unsigned reg)
+static void store(struct trans *t, unsigned size, unsigned reg, struct hmem at)
 {
-    struct hmem m = HMEM_X(R11, R10, 0, 0);
-
-    em_rm(&t->e, 0x89 | (size == 8 ? EM_W : size == 2 ? EM_66 : 0), reg, m);
+    em_rm(&t->e, 0x89 | (size == 8 ? EM_W : size == 2 ? EM_66 : 0), reg, at);
 }
 
-void push_store(struct trans *t, unsigned size)
+void push_store(struct trans *t, unsigned size, struct hmem at)
 {
-    store(t, size, RCX);
+    store(t, size, RCX, at);
     move_sp(t, -(int32_t)size);
     tr_commit(t);
+}
+
+struct hmem stack_top(struct trans *t, unsigned reg, unsigned size)
+{
+    struct hmem at = HMEM_X(R11, R10, 0, 0);
+    bool r11;
+
+    if (t->g->group) {
+        op_memory(t, NULL, size, false, &at, &r11);
+        return at;
+    }
+    em_mov(&t->e, R11, reg);
+    op_lookup(t, size, false);
+    return at;
 }
 
 static bool push(struct trans *t)
 {
     const ZydisDecodedOperand *o = &t->op[0];
-    unsigned size = t->i.operand_width / 8;
+    unsigned size = t->i->operand_width / 8;
+    struct hmem at;
     bool high;
 
     if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-        push_lookup(t, size);
+        at = push_lookup(t, size);
         em_const(&t->e, RCX, o->imm.value.u);
-        push_store(t, size);
+        push_store(t, size, at);
         return true;
     }
     if (o->type == ZYDIS_OPERAND_TYPE_MEMORY) {
@@ -54,21 +75,21 @@ static bool push(struct trans *t)
         else
             em_rm(&t->e, 0x8b | (size == 8 ? EM_W : 0), RCX, HMEM_X(R11, R10, 0, 0));
         em_store(&t->e, RCX, X(spill));
-        push_lookup(t, size);
+        at = push_lookup(t, size);
         em_load(&t->e, RCX, X(spill));
-        push_store(t, size);
+        push_store(t, size, at);
         return true;
     }
     if (!op_is_gpr(o))
         return false;
-    push_lookup(t, size);
+    at = push_lookup(t, size);
     unsigned g = op_gpr(o->reg.value, &high);
     int h = host_reg(g);
     if (h < 0) {
         op_get(t, RCX, g);
         h = RCX;
     }
-    store(t, size, (unsigned)h);
+    store(t, size, (unsigned)h, at);
     move_sp(t, -(int32_t)size);
     tr_commit(t);
     return true;
@@ -77,15 +98,14 @@ static bool push(struct trans *t)
 static bool pop(struct trans *t)
 {
     const ZydisDecodedOperand *o = &t->op[0];
-    unsigned size = t->i.operand_width / 8, g;
-    struct hmem m = HMEM_X(R11, R10, 0, 0);
+    unsigned size = t->i->operand_width / 8, g;
+    struct hmem m;
     bool high;
 
     if (!op_is_gpr(o) || size == 2)
         return false;
     g = op_gpr(o->reg.value, &high);
-    em_mov(&t->e, R11, RSP);
-    op_lookup(t, size, false);
+    m = stack_top(t, RSP, size);
     if (g == X86_RSP) {
         em_rm(&t->e, 0x8b | (size == 8 ? EM_W : 0), RSP, m);
         tr_commit(t);
@@ -103,23 +123,23 @@ static bool pop(struct trans *t)
 static bool leave(struct trans *t)
 {
     unsigned size = t->m64 ? 8 : 4;
+    struct hmem at;
 
-    if (t->i.operand_width / 8 != size)
+    if (t->i->operand_width / 8 != size)
         return false;
-    em_mov(&t->e, R11, RBP);
-    op_lookup(t, size, false);
+    at = stack_top(t, RBP, size);
     if (t->m64)
         em_lea(&t->e, RSP, HMEM(RBP, 8));
     else
         em_lea32(&t->e, RSP, HMEM(RBP, 4));
-    em_rm(&t->e, 0x8b | (size == 8 ? EM_W : 0), RBP, HMEM_X(R11, R10, 0, 0));
+    em_rm(&t->e, 0x8b | (size == 8 ? EM_W : 0), RBP, at);
     tr_commit(t);
     return true;
 }
 
 bool emit_stack(struct trans *t)
 {
-    switch (t->i.mnemonic) {
+    switch (t->i->mnemonic) {
     case ZYDIS_MNEMONIC_PUSH:
         return push(t);
     case ZYDIS_MNEMONIC_POP:

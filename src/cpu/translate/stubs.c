@@ -2,8 +2,12 @@
 /*
  * The way into translated code and out of it, as code made at start (it needs the offsets of struct xlate).
  *
- *   enter   called from C: saves what C wants kept, loads the guest's registers from *cpu, jumps to x->target.
- *   exit    jumped to with the record's offset in R11 and its argument in R10: saves everything, returns to C.
+ *   enter   called from C: saves what C wants kept, loads the guest's registers from *cpu, jumps to x->target. One
+ *           loads the vector registers too, the other finds them as exit left them.
+ *   exit    jumped to with the record's offset in R11 and its argument in R10: saves all but the vector registers and
+ *           MXCSR, returns to C.
+ *   save    called from C: saves those too. Until then only code compiled without vector registers may run: see
+ *           NOVEC in the Makefile.
  *   abort   where x->target is sent by the signal handler, so that an entry that is under way comes right back.
  */
 #include "cpu/translate/emit.h"
@@ -29,7 +33,7 @@ static void moves(struct emit *e, bool avx, bool load)
 }
 
 /* The order: flags first, then everything but RCX's host place, which is the base, last. */
-static void make_enter(struct emit *e, const struct xlate *x)
+static void make_enter(struct emit *e, const struct xlate *x, bool vectors)
 {
     for (unsigned k = 0; k < sizeof(callee_saved); k++) {
         if (callee_saved[k] & 8)
@@ -37,10 +41,12 @@ static void make_enter(struct emit *e, const struct xlate *x)
         em8(e, 0x50 | (callee_saved[k] & 7));
     }
     em_store(e, RSP, X(host_rsp));
-    em_rm(e, EM_0F | 0xae, 3, X(host_mxcsr)); /* stmxcsr */
     em_load(e, RCX, X(cpu));
-    em_rm(e, EM_0F | 0xae, 2, MXCSR); /* ldmxcsr */
-    moves(e, x->avx, true);
+    if (vectors) {
+        em_rm(e, EM_0F | 0xae, 3, X(host_mxcsr)); /* stmxcsr */
+        em_rm(e, EM_0F | 0xae, 2, MXCSR);         /* ldmxcsr */
+        moves(e, x->avx, true);
+    }
     for (unsigned r = R9; r <= R11; r++) {
         em_load(e, RAX, GPR(r));
         em_store(e, RAX, HGS(offsetof(struct xlate, home) + 8 * r));
@@ -56,7 +62,7 @@ static void make_enter(struct emit *e, const struct xlate *x)
     em_rm(e, 0xff, 4, X(target));
 }
 
-static void make_exit(struct emit *e, const struct xlate *x)
+static void make_exit(struct emit *e)
 {
     em_store(e, R11, X(exit_id));
     em_store(e, R10, X(aux));
@@ -71,11 +77,6 @@ static void make_exit(struct emit *e, const struct xlate *x)
         em_load(e, RAX, HGS(offsetof(struct xlate, home) + 8 * r));
         em_store(e, RAX, GPR(r));
     }
-    moves(e, x->avx, false);
-    if (x->avx)
-        em_bytes(e, "\xc5\xf8\x77", 3); /* vzeroupper */
-    em_rm(e, EM_0F | 0xae, 3, MXCSR);
-    em_rm(e, EM_0F | 0xae, 2, X(host_mxcsr));
     em_load(e, RSP, X(host_rsp));
     for (unsigned k = sizeof(callee_saved); k-- > 0;) {
         if (callee_saved[k] & 8)
@@ -85,15 +86,47 @@ static void make_exit(struct emit *e, const struct xlate *x)
     em8(e, 0xc3);
 }
 
+static void make_save(struct emit *e, const struct xlate *x)
+{
+    em_load(e, RCX, X(cpu));
+    moves(e, x->avx, false);
+    if (x->avx)
+        em_bytes(e, "\xc5\xf8\x77", 3); /* vzeroupper */
+    em_rm(e, EM_0F | 0xae, 3, MXCSR);
+    em_rm(e, EM_0F | 0xae, 2, X(host_mxcsr));
+    em8(e, 0xc3);
+}
+
+static void call(const uint8_t *code)
+{
+    union {
+        const uint8_t *p;
+        void (*fn)(void);
+    } u = { .p = code };
+
+    u.fn();
+}
+
+void xl_vectors_save(struct xlate *x)
+{
+    if (x->vectors_live)
+        call(x->save);
+    x->vectors_live = false;
+}
+
 int xl_stubs(struct xlate *x)
 {
     struct codemem *m = &x->code;
     struct emit e = { .p = m->rw, .max = CODE_REGION };
 
     x->enter = m->rx;
-    make_enter(&e, x);
+    make_enter(&e, x, true);
+    x->enter_light = m->rx + e.n;
+    make_enter(&e, x, false);
     x->exit = m->rx + e.n;
-    make_exit(&e, x);
+    make_exit(&e);
+    x->save = m->rx + e.n;
+    make_save(&e, x);
     struct xrec *r = codemem_meta(m, sizeof(*r));
     r->kind = X_ABORT;
     x->abort = m->rx + e.n;
@@ -119,10 +152,6 @@ int xl_stubs(struct xlate *x)
 
 struct xrec *xl_enter(struct xlate *x, const uint8_t *pc)
 {
-    union {
-        const uint8_t *p;
-        void (*fn)(void);
-    } u = { .p = x->enter };
     uint64_t fl = x->cpu->rflags;
 
     x->fl = ((fl & 0xd5) | 2) << 8 | (fl >> 11 & 1);
@@ -133,9 +162,13 @@ struct xrec *xl_enter(struct xlate *x, const uint8_t *pc)
     atomic_store(&x->in_cache, 1);
     if (unlikely(atomic_load_explicit(&x->attention, memory_order_relaxed)))
         x->target = x->abort;
-    u.fn();
+    call(x->vectors_live ? x->enter_light : x->enter);
+    x->vectors_live = true;
     atomic_store_explicit(&x->in_cache, 0, memory_order_release);
-    x->cpu->rflags =
-        x->rfl | x->if_bit | X86_FL_1 | (fl & (X86_FL_RF | X86_FL_VM)) | (x->fl >> 8 & 0xd5) | (x->fl & 1) << 11;
+    x->cpu->rflags = x->rfl | x->if_bit | X86_FL_1 | (fl & (X86_FL_RF | X86_FL_VM)) | (x->fl >> 8 & 0xd5) |
+                     (x->fl & 1) << 11;
+#ifdef GAZDA_DEBUG /* sanitizers' code uses vector registers */
+    xl_vectors_save(x);
+#endif
     return (struct xrec *)(void *)(x->code.meta + (uint32_t)x->exit_id);
 }

@@ -11,9 +11,9 @@ static bool fast(struct trans *t)
 {
     struct xrec *r = tr_rec(t, X_FAST, t->off);
 
-    r->op = (uint16_t)t->i.mnemonic;
+    r->op = (uint16_t)t->i->mnemonic;
     r->target = t->next;
-    r->size = (t->i.attributes & ZYDIS_ATTRIB_HAS_REX) && t->i.raw.rex.W;
+    r->size = (t->i->attributes & ZYDIS_ATTRIB_HAS_REX) && t->i->raw.rex.W;
     tr_exit(t, r);
     t->ended = true;
     return true;
@@ -49,7 +49,7 @@ static void step_unless_zero(struct trans *t)
 {
     struct xrec *r = tr_rec(t, X_STEP, t->off);
 
-    r->op = (uint16_t)t->i.mnemonic;
+    r->op = (uint16_t)t->i->mnemonic;
     em_jrcxz(&t->e, 5);
     tr_stub(t, em_jmp(&t->e), r, STUB_PLAIN);
 }
@@ -246,9 +246,9 @@ static bool ring0_fast(struct trans *t)
 
 bool emit_system(struct trans *t)
 {
-    if (!t->m64 || (t->i.attributes & ZYDIS_ATTRIB_HAS_LOCK))
+    if (!t->m64 || (t->i->attributes & ZYDIS_ATTRIB_HAS_LOCK))
         return false;
-    switch (t->i.mnemonic) {
+    switch (t->i->mnemonic) {
     case ZYDIS_MNEMONIC_PUSHFQ:
         return pushfq(t);
     case ZYDIS_MNEMONIC_POPFQ:
@@ -289,16 +289,16 @@ bool emit_system(struct trans *t)
     case ZYDIS_MNEMONIC_MOVSW:
     case ZYDIS_MNEMONIC_MOVSD:
     case ZYDIS_MNEMONIC_MOVSQ: {
-        unsigned log = (unsigned)__builtin_ctz(t->i.operand_width / 8);
+        unsigned log = (unsigned)__builtin_ctz(t->i->operand_width / 8);
         struct xrec *r;
 
-        if (t->i.address_width != 64 || t->op[1].mem.segment == ZYDIS_REGISTER_FS ||
-            t->op[1].mem.segment == ZYDIS_REGISTER_GS || (t->i.attributes & ZYDIS_ATTRIB_HAS_REPNE))
+        if (t->i->address_width != 64 || t->op[1].mem.segment == ZYDIS_REGISTER_FS ||
+            t->op[1].mem.segment == ZYDIS_REGISTER_GS || (t->i->attributes & ZYDIS_ATTRIB_HAS_REPNE))
             return false;
         r = tr_rec(t, X_FAST, t->off);
-        r->op = (uint16_t)t->i.mnemonic;
-        r->size = (uint8_t)(t->i.opcode & 1 ? log : 0);
-        r->rep = t->i.attributes & ZYDIS_ATTRIB_HAS_REP;
+        r->op = (uint16_t)t->i->mnemonic;
+        r->size = (uint16_t)(t->i->opcode & 1 ? log : 0);
+        r->rep = t->i->attributes & ZYDIS_ATTRIB_HAS_REP;
         r->target = t->next;
         tr_exit(t, r);
         t->ended = true;

@@ -15,6 +15,8 @@
 
 enum {
     TR_INSNS = 64,
+    TR_GROUPS = 64,
+    TR_GROUP_SPAN = 512, /* bytes that one lookup may cover */
     TR_RECS = 256,
     TR_CODE = 40 << 10,
     TR_MAIN = 24 << 10, /* of it before the stubs */
@@ -24,8 +26,30 @@ enum {
 
 enum stub_form { STUB_PLAIN, STUB_MISS, STUB_CROSS };
 
+/* One instruction as it was decoded. */
+struct tr_insn {
+    ZydisDecodedInstruction i;
+    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+    const uint8_t *raw;
+    uint16_t off;   /* in its page */
+    uint8_t group;  /* 1 + index of what its memory access belongs to, or 0 */
+    uint8_t last;   /* it is the group's last member */
+    int32_t disp;   /* of the access, from the base register as it is before this instruction */
+    int32_t at;     /* likewise, from where it was before the group's first member */
+};
+
+/*
+ * Accesses of a block whose addresses are the same register plus constants (PUSH and POP among them): one lookup for
+ * the whole range, before the first of them; the others only need the addend it found.
+ */
+struct tr_group {
+    uint8_t base, index, scale; /* guest registers, index 16: none; shift count */
+    bool write, write_first, made;
+    uint16_t n;
+    int32_t lo, hi; /* bytes from the base register before the first member */
+};
+
 struct trans {
-    /* zeroed for each block, up to `i` */
     struct xlate *x;
     struct tblock *b;
     struct emit e;
@@ -36,17 +60,22 @@ struct trans {
     gva_t page;   /* linear page; of PIC blocks only what it is just now */
     int32_t off;  /* of the instruction in its page */
     int32_t next; /* behind it */
+    const struct tr_insn *g; /* the instruction; i, op and raw are its parts */
+    const ZydisDecodedInstruction *i;
+    const ZydisDecodedOperand *op;
     const uint8_t *raw;
+    int r10_group;           /* host R10 holds this group's addend, or -1 */
+    unsigned ninsns, ngroups;
     bool single;              /* an instruction that crosses is a block of its own */
     bool crossing;            /* what follows the block is likely to be one */
     bool shadow;              /* STI was just before */
     bool ended;               /* the instruction was the block's last */
-    bool x87_checked, x87_op; /* the latter: the instruction is one */
+    bool x87_checked, x87_paged, x87_op; /* the latter: the instruction is one */
     uint32_t commit;          /* set by an emitter whose tail must not be run again; 0: none */
     struct xrec *recs;
     unsigned nrecs, nstubs, nside;
-    ZydisDecodedInstruction i;
-    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+    struct tr_insn in[TR_INSNS]; /* up to here zeroed for each block */
+    struct tr_group group[TR_GROUPS];
     struct {
         uint32_t at; /* rel32 that goes to the stub */
         uint16_t rec;
@@ -77,6 +106,13 @@ bool op_address_ok(const struct trans *t, const ZydisDecodedOperand *m);
 void op_offset(struct trans *t, const ZydisDecodedOperand *m);
 /* From the linear address in R11: the lookup. The host address is then R11 + R10; uses RCX. */
 void op_lookup(struct trans *t, unsigned size, bool write);
+/*
+ * The host address of the instruction's only grouped access (m, or NULL for the stack's), or of m by a lookup of its
+ * own. Uses R10 and RCX; *r11 tells whether it uses R11. False: cannot be done here.
+ */
+bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, bool write, struct hmem *at, bool *r11);
+/* group.c: finds the groups of t->in[0..ninsns). */
+void group_find(struct trans *t);
 /* guest register to a host register; never RCX's host place or home as target */
 void op_get(struct trans *t, unsigned host, unsigned g);
 void op_put(struct trans *t, unsigned g, unsigned host);
@@ -115,8 +151,10 @@ bool emit_stack(struct trans *t);
 bool emit_flow(struct trans *t);
 bool emit_special(struct trans *t);
 bool emit_system(struct trans *t);
-/* Common with flow.c: pushes RCX; the address and lookup must have been made by push_lookup. */
-void push_lookup(struct trans *t, unsigned size);
-void push_store(struct trans *t, unsigned size);
+/* Common with flow.c. push_lookup: the place where the next item goes; push_store: stores RCX there and moves RSP. */
+struct hmem push_lookup(struct trans *t, unsigned size);
+void push_store(struct trans *t, unsigned size, struct hmem at);
+/* What register reg (RSP, or RBP of LEAVE) points to. */
+struct hmem stack_top(struct trans *t, unsigned reg, unsigned size);
 
 #endif

@@ -41,6 +41,7 @@ enum {
     KIND_GS = 1 << 9,
     KIND_SMAP = 1 << 10, /* SMAP is on, so AC is what the context says */
     KIND_FSGS = 1 << 11, /* RDFSBASE and its like may be used */
+    KIND_SPLIT = 1 << 12, /* each memory access has a lookup of its own; never what the vCPU is in */
     KIND_NONE = 1 << 15, /* not for translated code */
 };
 static inline enum xl_ctx kind_ctx(unsigned kind)
@@ -58,6 +59,7 @@ enum { X87_LAST_VALID = 1 << 24 };
  * the negated page address: linear address + tag is the offset in the page. An empty tag belongs to a page of another
  * index, so that nothing matches it.
  */
+enum { TLB_LARGE_BITS = 1024 };
 struct xl_tlb {
     uint64_t rtag[TLB_ENTRIES], wtag[TLB_ENTRIES];
     uint64_t addend[TLB_ENTRIES]; /* host address = linear address + addend */
@@ -65,7 +67,7 @@ struct xl_tlb {
     uint32_t frame[TLB_ENTRIES];  /* guest frame number */
     uint16_t log[TLB_ENTRIES];    /* filled entries */
     uint32_t n;
-    bool large; /* some were pieces of a large page */
+    uint64_t large[TLB_LARGE_BITS / 64]; /* GiB with pieces of large pages, hashed */
 };
 enum { TLBF_GLOBAL = 1, TLBF_LARGE = 2, TLBF_LOGGED = 4 };
 
@@ -104,6 +106,7 @@ struct xlate {
     uint64_t x87_dead;                    /* 0: the x87 registers are the guest's */
     uint64_t x87_page, x87_last, x87_fdp; /* X87_LAST_VALID | FOP << 13 | offset of the last x87 instruction */
     uint64_t spill;
+    uint64_t group[64]; /* addends that the block's groups of accesses share */
     uint32_t host_mxcsr, pad;
 
     struct vcpu *v;    /* ours */
@@ -112,13 +115,20 @@ struct xlate {
     bool io_pending;   /* the interpreter waits for the answer to an access */
     bool no_pext;      /* PEXT is slow here */
     bool avx;
+    bool one_insn;       /* blocks of one instruction */
+    bool vectors_live; /* the host's vector registers and MXCSR are the guest's, and cpu's are stale */
     bool step_due; /* the next instruction goes to the interpreter */
     _Atomic bool careful;
     uint32_t crossing, crossing_user; /* links between pages */
     uint32_t pauses;
+    struct { /* what the interpreter's translations have yet to hear of */
+        bool local;
+        unsigned n;
+        gva_t page[32];
+    } late;
     struct codemem code;
     struct trans *scratch;                      /* trans.h */
-    const uint8_t *enter, *exit, *abort, *dead; /* stubs, in this order but for dead, the last */
+    const uint8_t *enter, *enter_light, *exit, *save, *abort, *dead; /* stubs, in this order */
     uint32_t rec_fault, rec_kick;               /* the records of these */
     struct x86_phys phys;
 
@@ -142,7 +152,7 @@ struct xlate {
     } itlb[256];
     bool code_local, code_huge; /* kernel code pages that are not global, code pages over 2 MiB are in use */
     uint32_t code_epoch[2];     /* of user and kernel: moves when translations of code may have changed */
-    uint64_t code_bloom[2][16];
+    uint64_t code_bloom[2][16], code_small[2][64]; /* large and small pages that code was run from, hashed */
     struct tblock *hash[1 << 14];
     struct frame_ref *frames[1 << 12]; /* blocks by frame */
     struct xl_stats st;
@@ -160,6 +170,7 @@ enum xrec_kind {
     X_LOOKUP, /* aux is the linear target */
     X_STEP,   /* the instruction at off goes to the interpreter */
     X_MISS,   /* aux is the linear address */
+    X_GROUP,  /* likewise, of a lookup for several accesses */
     X_X87,    /* load the x87 state and go on at retry */
     X_FAST,   /* the instruction at off is done in C; op tells which */
     X_PAUSE,
@@ -172,13 +183,17 @@ enum xrec_kind {
 struct xrec {
     struct tblock *b;
     int32_t off;    /* guest address relative to the page of the block */
-    uint32_t patch; /* X_LINK: code offset of the rel32 */
-    uint32_t stub;  /* X_LINK: code offset of the way out; X_MISS: of the retry */
+    uint32_t patch; /* X_LINK, X_GROUP: code offset of the rel32 that a link changes */
+    uint32_t stub;  /* X_LINK: code offset of the way out; X_MISS, X_GROUP: of the retry */
+    uint32_t miss;  /* X_GROUP: code offset of the way out */
     int32_t target; /* X_LOOKUP of a direct branch: the target relative to the page */
     int32_t delta;  /* X_LOOKUP of an indirect one: what it has added to RSP */
     uint16_t op;
-    uint8_t kind, size;
+    uint8_t kind;
+    uint16_t size;
     bool write, cross, indirect;
+    bool write_first; /* X_GROUP: the instruction at off stores */
+    uint8_t failed;   /* X_GROUP: how often filling was of no use */
     bool rep;          /* of a string instruction; size: log 2 of the item */
     bool shadow;       /* the instruction at off must not be interrupted: STI was before it */
     struct xrec *next; /* among those linked to the same block */
@@ -222,6 +237,7 @@ int xl_scan_init(struct xlate *x);
 void xl_scan_fini(struct xlate *x);
 /* scan.c: translates at rip; NULL when the first instruction is for the interpreter. */
 struct xl_source {
+    unsigned kind;
     gva_t lin;
     gpa_t gpa, gpa2;             /* gpa2: page behind, or NO_GPA */
     const uint8_t *host, *host2; /* of the first byte; of the page behind */
@@ -234,7 +250,8 @@ unsigned xl_kind_now(const struct xlate *x);
 void xl_set_kind(struct xlate *x, unsigned kind);
 /* The code to enter for cpu->rip, or NULL: interpret one instruction (also when the fetch would fault). */
 const uint8_t *xl_find(struct xlate *x);
-struct tblock *xl_lookup(struct xlate *x, gva_t lin);
+/* split: the block without groups. */
+struct tblock *xl_lookup(struct xlate *x, gva_t lin, bool split);
 void xl_jc_init(struct xlate *x);
 void xl_link(struct xlate *x, struct xrec *r, struct tblock *to);
 void xl_drop_frame(struct xlate *x, gpa_t gpa);
@@ -249,6 +266,7 @@ struct tblock *xl_block_at(const struct xlate *x, const uint8_t *pc);
 enum xl_miss { MISS_RETRY, MISS_STEP };
 void xl_tlb_init(struct xlate *x);
 enum xl_miss xl_tlb_fill(struct xlate *x, gva_t lin, unsigned size, bool write);
+bool xl_tlb_writable(const struct xlate *x, gva_t lin);
 void xl_tlb_flush(struct xlate *x, bool all);
 void xl_tlb_flush_page(struct xlate *x, gva_t lin);
 void xl_tlb_protect(struct xlate *x, gpa_t gpa);
@@ -259,12 +277,20 @@ bool xl_code_gpa(struct xlate *x, gva_t lin, gpa_t *gpa);
 int xl_stubs(struct xlate *x);
 /* Runs code from pc until it exits; returns the record. */
 struct xrec *xl_enter(struct xlate *x, const uint8_t *pc);
+/* Before anything that may use vector registers. */
+void xl_vectors_save(struct xlate *x);
 
 /* engine.c: after cpu_state was changed other than by translated code. */
 void xl_refresh(struct xlate *x);
+/* Tells the interpreter about flushes that were done here. */
+void xl_late_flush(struct xlate *x);
 
 /* fast.c: an instruction in C without the interpreter. False: it must be interpreted. */
 bool xl_fast(struct xlate *x, const struct xrec *r);
+
+/* x87.c: into and out of the host's registers; the vector registers are saved. */
+void xl_x87_load(struct xlate *x);
+void xl_x87_save(struct xlate *x);
 
 /* fault.c */
 int xl_signals_install(void);

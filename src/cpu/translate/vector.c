@@ -8,7 +8,7 @@
 
 static bool is_x87(const struct trans *t)
 {
-    switch (t->i.meta.isa_set) {
+    switch (t->i->meta.isa_set) {
     case ZYDIS_ISA_SET_X87:
     case ZYDIS_ISA_SET_FCMOV:
     case ZYDIS_ISA_SET_PPRO:
@@ -18,16 +18,16 @@ static bool is_x87(const struct trans *t)
     case ZYDIS_ISA_SET_SSE2MMX:
         return true;
     default:
-        return t->i.mnemonic == ZYDIS_MNEMONIC_FISTTP; /* filed under SSE3 */
+        return t->i->mnemonic == ZYDIS_MNEMONIC_FISTTP; /* filed under SSE3 */
     }
 }
 
 /* Only what the model offers, and the sets whose instructions are listed as harmless or denied below. */
 static bool isa_ok(const struct trans *t)
 {
-    if (t->i.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && !(t->kind & KIND_AVX))
+    if (t->i->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && !(t->kind & KIND_AVX))
         return false;
-    switch (t->i.meta.isa_set) {
+    switch (t->i->meta.isa_set) {
     case ZYDIS_ISA_SET_FXSAVE:
     case ZYDIS_ISA_SET_FXSAVE64:
     case ZYDIS_ISA_SET_XSAVE:
@@ -37,13 +37,13 @@ static bool isa_ok(const struct trans *t)
     case ZYDIS_ISA_SET_AVX2GATHER:
         return false;
     default:
-        return x86_isa_offered(t->x->v->model, (unsigned)t->i.meta.isa_set, (unsigned)t->i.mnemonic);
+        return x86_isa_offered(t->x->v->model, (unsigned)t->i->meta.isa_set, (unsigned)t->i->mnemonic);
     }
 }
 
 static bool denied(const struct trans *t)
 {
-    switch (t->i.mnemonic) {
+    switch (t->i->mnemonic) {
     case ZYDIS_MNEMONIC_MASKMOVQ:
     case ZYDIS_MNEMONIC_MASKMOVDQU:
     case ZYDIS_MNEMONIC_VMASKMOVDQU:
@@ -60,16 +60,16 @@ static bool denied(const struct trans *t)
 /* Outside 64-bit mode VEX.W is ignored where it would choose a 64-bit general register; VZEROxxx leave 8..15 alone. */
 static bool differs_in_32(const struct trans *t)
 {
-    if (t->i.mnemonic == ZYDIS_MNEMONIC_VZEROALL || t->i.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER)
+    if (t->i->mnemonic == ZYDIS_MNEMONIC_VZEROALL || t->i->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER)
         return true;
-    if (t->i.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX || !t->i.raw.vex.W)
+    if (t->i->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX || !t->i->raw.vex.W)
         return false;
-    switch (t->i.opcode_map) {
+    switch (t->i->opcode_map) {
     case ZYDIS_OPCODE_MAP_0F:
-        return t->i.opcode == 0x2a || t->i.opcode == 0x6e || t->i.opcode == 0x7e;
+        return t->i->opcode == 0x2a || t->i->opcode == 0x6e || t->i->opcode == 0x7e;
     case ZYDIS_OPCODE_MAP_0F3A:
-        return (t->i.opcode >= 0x14 && t->i.opcode <= 0x17) || (t->i.opcode >= 0x20 && t->i.opcode <= 0x22) ||
-               t->i.opcode == 0x60 || t->i.opcode == 0x61;
+        return (t->i->opcode >= 0x14 && t->i->opcode <= 0x17) || (t->i->opcode >= 0x20 && t->i->opcode <= 0x22) ||
+               t->i->opcode == 0x60 || t->i->opcode == 0x61;
     default:
         return false;
     }
@@ -77,7 +77,7 @@ static bool differs_in_32(const struct trans *t)
 
 static bool uses_mmx(const struct trans *t)
 {
-    for (unsigned k = 0; k < t->i.operand_count; k++)
+    for (unsigned k = 0; k < t->i->operand_count; k++)
         if (t->op[k].type == ZYDIS_OPERAND_TYPE_REGISTER &&
             ZydisRegisterGetClass(t->op[k].reg.value) == ZYDIS_REGCLASS_MMX)
             return true;
@@ -102,7 +102,7 @@ static bool is_control(ZydisMnemonic m)
     }
 }
 
-/* The first x87 or MMX instruction of a block: loads the registers if they are not the guest's; notes the page. */
+/* The first x87 or MMX instruction of a block: loads the registers if they are not the guest's. */
 static void x87_begin(struct trans *t)
 {
     struct xrec *r = tr_rec(t, X_X87, t->off);
@@ -111,19 +111,32 @@ static void x87_begin(struct trans *t)
     em_load(&t->e, RCX, X(x87_dead));
     em_jrcxz(&t->e, 5);
     tr_stub(t, em_jmp(&t->e), r, STUB_PLAIN);
-    if (t->kind & KIND_PIC)
-        em_load(&t->e, RCX, HGS(offsetof(struct xlate, page_va) + 8 * t->ctx));
-    else
-        em_const(&t->e, RCX, t->page);
-    em_store(&t->e, RCX, X(x87_page));
     t->x87_checked = true;
 }
 
-/* Opcode and offset in the page of the last x87 instruction, for FIP and FOP. */
+static const ZydisDecodedOperand *memory_operand(const struct trans *t)
+{
+    for (unsigned k = 0; k < t->i->operand_count_visible; k++)
+        if (t->op[k].type == ZYDIS_OPERAND_TYPE_MEMORY)
+            return &t->op[k];
+    return NULL;
+}
+
+/* Opcode and offset in the page of the last x87 instruction, for FIP and FOP; its operand, still in R11, for FDP. */
 static void x87_note(struct trans *t)
 {
-    unsigned fop = (t->i.opcode & 7U) << 8 | t->raw[t->i.raw.modrm.offset];
+    unsigned fop = (t->i->opcode & 7U) << 8 | t->raw[t->i->raw.modrm.offset];
 
+    if (!t->x87_paged) {
+        if (t->kind & KIND_PIC)
+            em_load(&t->e, RCX, HGS(offsetof(struct xlate, page_va) + 8 * t->ctx));
+        else
+            em_const(&t->e, RCX, t->page);
+        em_store(&t->e, RCX, X(x87_page));
+        t->x87_paged = true;
+    }
+    if (memory_operand(t))
+        em_store(&t->e, R11, X(x87_fdp));
     em_rm(&t->e, 0xc7 | EM_W, 0, X(x87_last));
     em32(&t->e, X87_LAST_VALID | fop << 13 | (uint32_t)t->off);
 }
@@ -134,12 +147,15 @@ bool rewrite_vector(struct trans *t)
 
     if (!(t->kind & KIND_FPU) || !isa_ok(t) || denied(t) || (!t->m64 && differs_in_32(t)))
         return false;
-    pure = x87 && !uses_mmx(t) && t->i.mnemonic != ZYDIS_MNEMONIC_EMMS;
-    if (t->i.mnemonic == ZYDIS_MNEMONIC_FNINIT)
+    pure = x87 && !uses_mmx(t) && t->i->mnemonic != ZYDIS_MNEMONIC_EMMS;
+    if (t->i->mnemonic == ZYDIS_MNEMONIC_FNINIT)
         return false;
+    const ZydisDecodedOperand *m = memory_operand(t);
+    if (pure && m && (m->mem.segment == ZYDIS_REGISTER_FS || m->mem.segment == ZYDIS_REGISTER_GS))
+        return false; /* FDP is without the segment's base */
     if ((x87 || uses_mmx(t)) && !t->x87_checked)
         x87_begin(t);
-    t->x87_op = pure && !is_control(t->i.mnemonic);
+    t->x87_op = pure && !is_control(t->i->mnemonic);
     if (!rewrite_gpr(t)) {
         t->x87_op = false;
         return false;
