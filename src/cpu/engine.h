@@ -104,8 +104,8 @@ struct engine_ops {
     int (*create)(struct vcpu *v);
     void (*destroy)(struct vcpu *v);
     int (*run)(struct vcpu *v, struct vcpu_exit *out); /* 0, or -errno for a host failure */
-    void (*kick)(struct vcpu *v);                      /* any thread, async-signal-safe; may be spurious */
-    int (*sync)(struct vcpu *v, enum sync_dir dir);    /* vCPU thread, or any while it is not in run */
+    void (*kick)(struct vcpu *v); /* any thread, any handler with SA_ONSTACK (RSP may be the guest's) */
+    int (*sync)(struct vcpu *v, enum sync_dir dir); /* vCPU thread, or any while it is not in run */
     /*
      * For another engine that hands over what it does not do itself (its own struct vcpu, same thread): like run, but
      * cpu_state is exact on entry and after it without sync (general registers and flags, rip, system state; vector

@@ -119,15 +119,18 @@ static unsigned vex(struct iso_build *b, const struct range *g, unsigned op, uns
 {
     struct rng *r = b->r;
     unsigned n = rng_pct(r, 25) ? prefixes(r, p) : 0;
-    uint8_t v = (uint8_t)((rng_pct(r, 50) ? 15 : rng_below(r, 16)) << 3);
-    uint8_t rxb = (uint8_t)(iso_64(b->c->mode) ? rng_below(r, 8) : 7), w = (uint8_t)(rng_pct(r, 40) << 7);
+    unsigned v = (rng_pct(r, 50) ? 15 : (unsigned)rng_below(r, 16)) << 3, w = rng_pct(r, 40) ? 0x80 : 0;
+    unsigned rxb = iso_64(b->c->mode) ? (unsigned)rng_below(r, 8) : 7, map = g->map;
+
+    if (rng_pct(r, 4))
+        map = (unsigned)rng_below(r, 32);
 
     if (g->enc == E_VEX && g->map == 1 && rng_pct(r, 40)) {
         p[n++] = 0xc5;
         p[n++] = (uint8_t)((rxb & 4) << 5 | v | (kind & 7));
     } else {
         p[n++] = g->enc == E_XOP ? 0x8f : 0xc4;
-        p[n++] = (uint8_t)(rxb << 5 | (rng_pct(r, 4) ? rng_below(r, 32) : g->map));
+        p[n++] = (uint8_t)(rxb << 5 | map);
         p[n++] = (uint8_t)(w | v | (kind & 7));
     }
     p[n++] = (uint8_t)op;
@@ -193,14 +196,14 @@ static void solve(struct iso_build *b, const ZydisDecodedInstruction *z, const Z
 {
     for (unsigned k = 0; k < z->operand_count; k++) {
         const ZydisDecodedOperand *o = &ops[k];
-        uint64_t t = iso_target(b->s, b->r);
+        uint64_t t = iso_aim(b), bytes = o->size < 8 ? 1 : o->size / 8U;
 
         if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || rng_pct(b->r, 15))
             continue;
         if (rng_pct(b->r, 50)) /* as much of it beyond as not */
-            t -= rng_below(b->r, o->size / 8U + 1U);
+            t -= rng_below(b->r, bytes + 1);
         if (rng_pct(b->r, 40))
-            t &= ~(uint64_t)((o->size / 8U & -(o->size / 8U)) - 1);
+            t &= ~((bytes & -bytes) - 1);
         reach(b, z, &o->mem, p, t);
     }
 }
@@ -253,13 +256,12 @@ void iso_opcode(struct iso_build *b, unsigned k)
     }
 }
 
-void iso_print(const struct iso *s, const struct iso_case *c)
+void iso_print(const struct iso_case *c)
 {
     struct iso_case at = *c;
     ZydisDisassembledInstruction d;
     unsigned off = 0;
 
-    (void)s;
     printf("# seed %#lx, %s, offset %#x, repeated %u, code", c->seed, iso_mode_name(c->mode), c->off, c->repeat);
     for (unsigned i = 0; i < c->len; i++)
         printf(" %02x", c->code[i]);

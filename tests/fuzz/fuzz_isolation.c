@@ -2,7 +2,7 @@
 /*
  * Does guest code stay inside guest memory? (isolation.h)
  *
- *   fuzz_isolation [--engine NAME] [--seed S] [--count N] [--nightly] [--verbose]      prints TAP
+ *   fuzz_isolation [--engine NAME] [--seed S] [--count N] [--nightly] [--each SEED] [--verbose]      prints TAP
  *
  * A child process runs the cases, in batches: each batch twice, with other words in the canaries. After a batch all
  * canaries must hold their word (else the batch is run again one by one to find the culprit), and all results must be
@@ -54,6 +54,7 @@ struct shared {
 struct opts {
     const char *argv0, *engine;
     uint64_t seed, count;
+    uint64_t each;
     bool verbose;
 };
 
@@ -62,6 +63,7 @@ struct job {
     uint64_t seed, count;
     enum iso_evil evil;
     uint64_t evil_seed;
+    uint64_t each; /* from this seed on all is checked after each case */
     bool verbose;
     struct shared *sh;
     uint64_t word;
@@ -77,7 +79,7 @@ static void run_one(struct job *j, struct iso *s, uint64_t seed, struct iso_resu
     iso_case(s, seed, &c);
     j->sh->cur = c;
     if (j->verbose)
-        iso_print(s, &c);
+        iso_print(&c);
     iso_run(s, &c, r);
     j->sh->done++;
 }
@@ -129,6 +131,26 @@ static bool check_trespass(struct job *j, struct iso *s, uint64_t from, uint64_t
     return fail(j, OUT_TRESPASS, culprit(j, s, from, to, false));
 }
 
+/* The result of one case, for itself. */
+static bool check_result(struct job *j, struct iso *s, uint64_t seed, const struct iso_result *r)
+{
+    if (r->err) {
+        snprintf(j->sh->text, sizeof(j->sh->text), "run returned %s", strerror(-r->err));
+        return fail(j, OUT_BROKEN, seed);
+    }
+    if (r->leak) {
+        snprintf(j->sh->text, sizeof(j->sh->text), "a canary's word was seen in %s", r->leak);
+        return fail(j, OUT_LEAK, seed);
+    }
+    if (seed >= j->each && !(check_trespass(j, s, seed, seed + 1) && check_canaries(j, s, seed, seed + 1))) {
+        j->sh->culprit = seed;
+        return false;
+    }
+    j->sh->kinds[r->kind]++;
+    j->sh->kicked += r->kicked;
+    return true;
+}
+
 static bool pass(struct job *j, struct iso *s, uint64_t from, unsigned n, struct iso_result *r)
 {
     uint64_t group = from;
@@ -141,16 +163,8 @@ static bool pass(struct job *j, struct iso *s, uint64_t from, unsigned n, struct
             group = from + i;
         }
         run_one(j, s, from + i, &r[i]);
-        if (r[i].err) {
-            snprintf(j->sh->text, sizeof(j->sh->text), "run returned %s", strerror(-r[i].err));
-            return fail(j, OUT_BROKEN, from + i);
-        }
-        if (r[i].leak) {
-            snprintf(j->sh->text, sizeof(j->sh->text), "a canary's word was seen in %s", r[i].leak);
-            return fail(j, OUT_LEAK, from + i);
-        }
-        j->sh->kinds[r[i].kind]++;
-        j->sh->kicked += r[i].kicked;
+        if (!check_result(j, s, from + i, &r[i]))
+            return false;
     }
     return check_trespass(j, s, group, from + n) && check_canaries(j, s, from, from + n);
 }
@@ -254,28 +268,36 @@ static void supervise(struct job *j)
         snprintf(j->sh->text, sizeof(j->sh->text), "the process ended with status %d", WEXITSTATUS(status));
 }
 
+/* Runs another one, quietly; true if it ends like j. What came of it is in again->sh. */
+static bool same_again(const struct job *j, struct job *again)
+{
+    again->ops = j->ops;
+    again->sh = mmap(NULL, sizeof(struct shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (again->sh == MAP_FAILED)
+        exit(2);
+    supervise(again);
+    return again->sh->outcome == j->sh->outcome;
+}
+
 /* Prints the case and the command that shows it again: alone if that is enough, else with what ran before it. */
 static void explain(const struct opts *o, const struct job *j)
 {
-    struct job again = { .ops = j->ops, .seed = j->sh->culprit, .count = 1 };
-    enum outcome want = j->sh->outcome;
+    struct job alone = { .seed = j->sh->culprit, .count = 1, .each = UINT64_MAX };
+    struct job all = { .seed = j->seed, .count = j->sh->batch + BATCH - j->seed, .each = j->sh->batch };
 
     printf("# %s\n", j->sh->text);
-    if (j->sh->culprit) {
-        iso_print(NULL, &j->sh->cur);
-        again.sh = mmap(NULL, sizeof(struct shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-        if (again.sh != MAP_FAILED) {
-            supervise(&again);
-            want = again.sh->outcome;
-            munmap(again.sh, sizeof(struct shared));
-        }
+    if (j->sh->culprit && same_again(j, &alone)) {
+        iso_print(&j->sh->cur);
+        printf("# again: %s --engine %s --seed %#" PRIx64 " --count 1 --verbose\n", o->argv0, j->ops->name, alone.seed);
+        return;
     }
-    if (j->sh->culprit && want == j->sh->outcome)
-        printf("# again: %s --engine %s --seed %#" PRIx64 " --count 1 --verbose\n", o->argv0, j->ops->name,
-               j->sh->culprit);
-    else
-        printf("# again, not by that case alone: %s --engine %s --seed %#" PRIx64 " --count %" PRIu64 "\n", o->argv0,
-               j->ops->name, j->seed, j->sh->batch + BATCH - j->seed);
+    if (same_again(j, &all) && all.sh->culprit) {
+        printf("# %s\n", all.sh->text);
+        iso_print(&all.sh->cur);
+    }
+    printf("# again, not by that case alone: %s --engine %s --seed %#" PRIx64 " --count %" PRIu64 " --each %#" PRIx64
+           "\n",
+           o->argv0, j->ops->name, all.seed, all.count, all.each);
 }
 
 static void statistics(const struct job *j)
@@ -312,7 +334,12 @@ static int self_test(const struct job *base, unsigned *tap)
     int bad = 0;
 
     for (unsigned k = 0; k < ARRAY_LEN(wrong); k++) {
-        struct job j = { .ops = base->ops, .seed = 0x1000, .count = SELF_TEST, .sh = base->sh, .evil = wrong[k].evil };
+        struct job j = { .ops = base->ops,
+                         .seed = 0x1000,
+                         .count = SELF_TEST,
+                         .each = UINT64_MAX,
+                         .sh = base->sh,
+                         .evil = wrong[k].evil };
         bool ok, edge = wrong[k].evil == EVIL_BEHIND || wrong[k].evil == EVIL_BEFORE;
 
         j.evil_seed = 0x1000 + 5 + k; /* of user mode */
@@ -339,7 +366,7 @@ static int test_engine(const struct opts *o, const struct engine_ops *ops, struc
         [OUT_TRESPASS] = "user mode changes its own memory only",
         [OUT_BROKEN] = "the engine runs",
     };
-    struct job j = { .ops = ops, .seed = o->seed, .count = o->count, .sh = sh, .verbose = o->verbose };
+    struct job j = { .ops = ops, .seed = o->seed, .count = o->count, .each = o->each, .sh = sh, .verbose = o->verbose };
     int bad = 0;
 
     if (o->count > SELF_TEST)
@@ -372,7 +399,7 @@ static int parse(struct opts *o, int argc, char **argv)
     static const struct option lo[] = {
         { "engine", 1, NULL, 'e' },  { "seed", 1, NULL, 's' },    { "count", 1, NULL, 'n' },
         { "nightly", 0, NULL, 'N' }, { "verbose", 0, NULL, 'v' }, { "list-engines", 0, NULL, 'l' },
-        { NULL, 0, NULL, 0 },
+        { "each", 1, NULL, 'E' },    { NULL, 0, NULL, 0 },
     };
     int ch;
 
@@ -393,6 +420,9 @@ static int parse(struct opts *o, int argc, char **argv)
                 o->seed = (uint64_t)time(NULL);
             o->seed &= 0xffffffffff80;
             break;
+        case 'E':
+            o->each = strtoull(optarg, NULL, 0);
+            break;
         case 'v':
             o->verbose = true;
             break;
@@ -401,6 +431,7 @@ static int parse(struct opts *o, int argc, char **argv)
             exit(0);
         default:
             fprintf(stderr, "usage: fuzz_isolation [--engine NAME] [--list-engines] [--seed S] [--count N] [--nightly] "
+                            "[--each SEED] "
                             "[--verbose]\n");
             return 2;
         }
@@ -409,7 +440,7 @@ static int parse(struct opts *o, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct opts o = { .argv0 = argv[0], .seed = 0x1000, .count = COUNT };
+    struct opts o = { .argv0 = argv[0], .seed = 0x1000, .count = COUNT, .each = UINT64_MAX };
     struct shared *sh = mmap(NULL, sizeof(*sh), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     unsigned tap = 0;
     int bad = parse(&o, argc, argv);

@@ -108,10 +108,21 @@ static uint64_t edge(struct rng *r)
     return at[rng_below(r, ARRAY_LEN(at))] + rng_below(r, 129) - 64;
 }
 
+const int64_t iso_beyond[ISO_BEYOND] = {
+    -(1L << 22), -(1L << 28), -(1L << 30), -(1L << 31), -(1L << 32), -(1L << 33), 1L << 22, 1L << 32,
+};
+
+static uint64_t beyond(struct rng *r)
+{
+    if (rng_pct(r, 60))
+        return (uint64_t)iso_beyond[rng_below(r, ISO_BEYOND)];
+    return (1UL << (19 + rng_below(r, 28))) * (1 + rng_below(r, 7));
+}
+
 /* The number of a page that is mapped, with other bits above: where a direct-mapped table would find the first. */
 static uint64_t collision(struct rng *r)
 {
-    return near_page(r, guest_page(r)) + (1UL << (19 + rng_below(r, 28))) * (1 + rng_below(r, 7));
+    return near_page(r, guest_page(r)) + beyond(r);
 }
 
 uint64_t iso_target(const struct iso *s, struct rng *r)
@@ -129,6 +140,15 @@ uint64_t iso_target(const struct iso *s, struct rng *r)
     if (p < 96)
         return collision(r);
     return rng_next(r);
+}
+
+uint64_t iso_aim(const struct iso_build *b)
+{
+    struct rng *r = b->r;
+
+    if (!b->warm || rng_pct(r, 60))
+        return iso_target(b->s, r);
+    return near_page(r, b->warm) + (rng_pct(r, 70) ? 0 : beyond(r));
 }
 
 uint64_t iso_value(const struct iso *s, struct rng *r)

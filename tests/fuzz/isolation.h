@@ -66,12 +66,15 @@ enum {
     ISO_KDATA = 0x14000, /* 2 pages, a hole, 1 page */
     ISO_TABLES = 0x20000,
     ISO_SYSTEM_END = 0x40000,
+    /* From here on every other frame is the user's: between them lie frames that are mapped nowhere. */
     ISO_UCODE = 0x40000,  /* 2 pages */
-    ISO_UDATA = 0x42000,  /* 2 pages */
-    ISO_URO = 0x44000,    /* 1 page */
-    ISO_UDATA2 = 0x45000, /* 1 page */
-    ISO_USTACK = 0x46000, /* 2 pages */
-    ISO_ULOW = 0x48000,   /* 2 pages */
+    ISO_UDATA = 0x44000,  /* 2 pages */
+    ISO_URO = 0x48000,    /* 1 page */
+    ISO_UDATA2 = 0x4a000, /* 1 page */
+    ISO_USTACK = 0x4c000, /* 2 pages */
+    ISO_ULOW = 0x50000,   /* 2 pages */
+    ISO_USER_END = 0x54000,
+    ISO_USTRIDE = 0x2000, /* from a page's frame to the next one's */
     ISO_LONELY = 0x80000, /* one that is mapped nowhere */
 };
 /* Linear addresses. */
@@ -175,6 +178,13 @@ const char *iso_mode_name(enum iso_mode m);
 
 /* ---- hostile.c ---- */
 
+/*
+ * Distances at which a page collides with another in a direct-mapped table, if a tag is cut; from guest RAM's host
+ * address they lead to canaries.
+ */
+enum { ISO_BEYOND = 8 };
+extern const int64_t iso_beyond[ISO_BEYOND];
+
 void iso_hosts(struct iso *s);
 /* Any value, and one that is to be an address. */
 uint64_t iso_value(const struct iso *s, struct rng *r);
@@ -188,6 +198,7 @@ struct iso_build {
     const struct iso *s;
     struct rng *r;
     struct iso_case *c;
+    uint64_t warm; /* a page that the code touched before, or 0 */
 };
 
 /* One more instruction at the end of the case: number k of iso_opcodes. */
@@ -199,10 +210,12 @@ void iso_warm(struct iso_build *b);
 void iso_case(const struct iso *s, uint64_t seed, struct iso_case *c);
 /* Whether that will be a case of user mode. */
 bool iso_user_seed(uint64_t seed);
-void iso_print(const struct iso *s, const struct iso_case *c);
+void iso_print(const struct iso_case *c);
 
 /* Appends bytes; false if there is no room. */
 bool iso_emit(struct iso_build *b, const void *p, unsigned n);
+/* An address: often on or near the page that is warm. */
+uint64_t iso_aim(const struct iso_build *b);
 /* Wants a value in a register; false if another one is wanted already. */
 bool iso_want(struct iso_build *b, unsigned reg, uint64_t v);
 

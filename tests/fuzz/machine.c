@@ -31,7 +31,7 @@ enum frame { FRAME_HIDDEN, FRAME_CPU /* the CPU may write it */, FRAME_USER };
 
 static enum frame frame_of(gpa_t gpa)
 {
-    if ((gpa >= ISO_UDATA && gpa < ISO_URO) || (gpa >= ISO_UDATA2 && gpa < ISO_ULOW + 2 * PAGE_SIZE))
+    if (gpa >= ISO_UDATA && gpa < ISO_USER_END && gpa % ISO_USTRIDE == 0 && gpa != ISO_URO)
         return FRAME_USER;
     return gpa >= ISO_KSTACK && gpa < ISO_KCODE ? FRAME_CPU : FRAME_HIDDEN;
 }
@@ -77,11 +77,11 @@ static void map_user(struct iso *s)
     };
 
     for (gpa_t k = 0; k < 2 * PAGE_SIZE; k += PAGE_SIZE) {
-        map(s, LIN_UCODE + k, ISO_UCODE + k, PTE_U);
-        map(s, LIN_UDATA + k, ISO_UDATA + k, PTE_U | PTE_W | PTE_NX);
-        map(s, LIN_USTACK + k, ISO_USTACK + k, PTE_U | PTE_W | PTE_NX);
-        map(s, LIN_ULOW + k, ISO_ULOW + k, PTE_U | PTE_W);
-        map(s, LIN_UHIGH + k, ISO_UDATA + k, PTE_U | PTE_W | PTE_NX);
+        map(s, LIN_UCODE + k, ISO_UCODE + 2 * k, PTE_U);
+        map(s, LIN_UDATA + k, ISO_UDATA + 2 * k, PTE_U | PTE_W | PTE_NX);
+        map(s, LIN_USTACK + k, ISO_USTACK + 2 * k, PTE_U | PTE_W | PTE_NX);
+        map(s, LIN_ULOW + k, ISO_ULOW + 2 * k, PTE_U | PTE_W);
+        map(s, LIN_UHIGH + k, ISO_UDATA + 2 * k, PTE_U | PTE_W | PTE_NX);
     }
     map(s, LIN_UDATA + 3 * PAGE_SIZE, ISO_URO, PTE_U | PTE_NX);
     map(s, LIN_UDATA + 4 * PAGE_SIZE, ISO_UDATA2, PTE_U | PTE_W | PTE_NX);
@@ -183,7 +183,8 @@ static void build_tables(struct iso *s)
     memcpy(s->ram + ISO_TSS + 0x66, &iomap, 2);
     memcpy(s->ram + ISO_TSS + 0x404, tss32, sizeof(tss32));
     memcpy(s->ram + ISO_TSS + 0x466, &iomap, 2);
-    memset(s->ram + ISO_UCODE, 0xcc, 2 * PAGE_SIZE);
+    memset(s->ram + ISO_UCODE, 0xcc, PAGE_SIZE);
+    memset(s->ram + ISO_UCODE + ISO_USTRIDE, 0xcc, PAGE_SIZE);
     memset(s->ram + ISO_KCODE, 0xcc, 2 * PAGE_SIZE);
 }
 
@@ -205,7 +206,12 @@ static void fill(struct iso *s, uint64_t seed)
     memset(s->ram + ISO_GDT, 0, ISO_KSTACK - ISO_GDT);
 }
 
-/* ---- the clock: a signal handler has no argument ---- */
+/*
+ * ---- the clock: a signal handler has no argument ----
+ *
+ * It runs on the vCPU's thread. An engine may have the guest's RSP in RSP, so it needs a stack of its own (if there is
+ * one); and a kick may be a signal that wants to find the engine's code interrupted and not this handler.
+ */
 
 static struct iso *volatile ticking;
 
@@ -220,9 +226,10 @@ static void on_tick(int sig)
 
 static void clock_start(void)
 {
-    struct sigaction sa = { .sa_handler = on_tick, .sa_flags = SA_RESTART };
+    struct sigaction sa = { .sa_handler = on_tick, .sa_flags = SA_RESTART | SA_ONSTACK };
     struct itimerval it = { .it_interval = { .tv_usec = TICK_US }, .it_value = { .tv_usec = TICK_US } };
 
+    sigfillset(&sa.sa_mask);
     sigaction(SIGVTALRM, &sa, NULL);
     setitimer(ITIMER_VIRTUAL, &it, NULL);
 }
@@ -260,6 +267,8 @@ static bool ram_between_canaries(struct iso *s)
         canary_at(&s->can, (uint64_t)s->ram - GUARD, GUARD, "before guest RAM");
         canary_at(&s->can, (uint64_t)s->ram + ISO_RAM, GUARD, "behind guest RAM");
     }
+    for (unsigned k = 0; k < ISO_BEYOND; k++)
+        canary_at(&s->can, (uint64_t)s->ram + (uint64_t)iso_beyond[k], ISO_USER_END, "far from guest RAM");
     return true;
 }
 
@@ -350,7 +359,8 @@ void iso_free(struct iso *s)
 
 static bool is_secret(gpa_t gpa)
 {
-    return gpa == 0 || gpa >= ISO_ULOW + 2 * PAGE_SIZE || (gpa >= ISO_KDATA && gpa < ISO_TABLES);
+    return gpa == 0 || gpa >= ISO_USER_END || (gpa >= ISO_KDATA && gpa < ISO_TABLES) ||
+           (gpa >= ISO_UCODE && gpa % ISO_USTRIDE);
 }
 
 static void hide(struct iso *s, uint64_t word)
@@ -461,7 +471,7 @@ static void restore_frame(struct iso *s, gpa_t gpa, struct look *l)
 
 static void restore(struct iso *s, bool user, struct look *l)
 {
-    for (gpa_t a = user ? ISO_KSTACK : 0; a < ISO_ULOW + 2 * PAGE_SIZE; a += PAGE_SIZE)
+    for (gpa_t a = user ? ISO_KSTACK : 0; a < ISO_USER_END; a += PAGE_SIZE)
         if (!user || frame_of(a) != FRAME_HIDDEN)
             restore_frame(s, a, l);
 }
@@ -498,9 +508,22 @@ static struct x86_seg seg_of(const struct iso *s, uint16_t sel)
     };
 }
 
-static gpa_t code_gpa(const struct iso_case *c)
+/* Writes the case's code, or INT3s in its place. */
+static void put_code(struct iso *s, const struct iso_case *c, bool in)
 {
-    return (gpa_t)(iso_user(c->mode) ? ISO_UCODE : ISO_KCODE) + c->off;
+    uint8_t cc[ISO_CODE_MAX];
+    unsigned first = c->off < PAGE_SIZE ? (unsigned)PAGE_SIZE - c->off : c->len;
+    gpa_t page = iso_user(c->mode) ? ISO_UCODE : ISO_KCODE, stride = iso_user(c->mode) ? ISO_USTRIDE : (gpa_t)PAGE_SIZE;
+
+    memset(cc, 0xcc, sizeof(cc));
+    if (first > c->len)
+        first = c->len;
+    for (unsigned at = 0, n = first; at < c->len; at += n, n = c->len - first) {
+        gpa_t gpa = page + ((c->off + at) >> PAGE_SHIFT) * stride + ((c->off + at) & ~PAGE_MASK);
+
+        memcpy(s->pristine + gpa, in ? c->code + at : cc, n);
+        mem_write(s->mem, gpa, s->pristine + gpa, n);
+    }
 }
 
 static void system_state(const struct iso *s, const struct iso_case *c, struct rng *r, struct cpu_state *st)
@@ -653,12 +676,10 @@ void iso_run(struct iso *s, const struct iso_case *c, struct iso_result *r)
 {
     struct look l = { s, r };
     bool user = iso_user(c->mode);
-    uint8_t cc[ISO_CODE_MAX];
 
     *r = (struct iso_result){ 0 };
     hide(s, user ? s->can.word : 0);
-    memcpy(s->pristine + code_gpa(c), c->code, c->len);
-    mem_write(s->mem, code_gpa(c), c->code, c->len);
+    put_code(s, c, true);
     for (unsigned n = 0; n < c->repeat && !r->err; n++) {
         case_in(s, c, n);
         run_once(s, &l);
@@ -667,7 +688,5 @@ void iso_run(struct iso *s, const struct iso_case *c, struct iso_result *r)
         see_state(&l, s->v.cpu);
         restore(s, user, &l);
     }
-    memset(cc, 0xcc, sizeof(cc));
-    memcpy(s->pristine + code_gpa(c), cc, c->len);
-    mem_write(s->mem, code_gpa(c), cc, c->len);
+    put_code(s, c, false);
 }

@@ -62,8 +62,8 @@ static void string(struct iso_build *b)
     static const uint8_t op[] = { 0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf, 0x6c, 0x6d, 0x6e, 0x6f };
     static const uint64_t count[] = { 1, 17, 4096, 0x10000, 0xffffffff, 1UL << 32, 1UL << 61, ~0UL, 0 };
 
-    iso_want(b, X86_RSI, iso_target(b->s, b->r));
-    iso_want(b, X86_RDI, iso_target(b->s, b->r));
+    iso_want(b, X86_RSI, iso_aim(b));
+    iso_want(b, X86_RDI, iso_aim(b));
     iso_want(b, X86_RCX, count[below(b, ARRAY_LEN(count))]);
     byte_if(b, 20, 0x67);
     byte_if(b, 15, (uint8_t)(0x64 + below(b, 2)));
@@ -78,7 +78,7 @@ static void bits(struct iso_build *b)
 {
     static const uint8_t op[] = { 0xa3, 0xab, 0xb3, 0xbb };
     uint8_t x[2] = { 0x0f, op[below(b, 4)] };
-    uint64_t from = LIN_UDATA + below(b, 0x1000), to = iso_target(b->s, b->r);
+    uint64_t from = LIN_UDATA + below(b, 0x1000), to = iso_aim(b);
 
     iso_want(b, X86_RBX, from);
     iso_want(b, X86_RDX, (to - from) << 3 | below(b, 8));
@@ -97,7 +97,7 @@ static void gather(struct iso_build *b)
                      (uint8_t)(below(b, 8) << 3 | 4),
                      (uint8_t)(below(b, 4) << 6 | below(b, 8) << 3 | X86_RBX) };
 
-    iso_want(b, X86_RBX, iso_target(b->s, b->r));
+    iso_want(b, X86_RBX, iso_aim(b));
     byte_if(b, 15, 0x67);
     byte_if(b, 10, 0x65);
     iso_emit(b, x, 6);
@@ -105,7 +105,7 @@ static void gather(struct iso_build *b)
 
 static void masked(struct iso_build *b)
 {
-    uint64_t t = iso_target(b->s, b->r) - below(b, 33);
+    uint64_t t = iso_aim(b) - below(b, 33);
     uint8_t x[5] = { 0xc4, 0xe2, (uint8_t)(below(b, 2) << 7 | below(b, 16) << 3 | below(b, 2) << 2 | 1),
                      (uint8_t)(pct(b, 50) ? 0x2c + below(b, 4) : 0x8c + below(b, 3) * 2),
                      (uint8_t)(below(b, 8) << 3 | X86_RBX) };
@@ -129,7 +129,7 @@ static void state_save(struct iso_build *b)
 {
     static const char *const op[] = { "\x0f\xae", "\x0f\xae", "\x0f\xc7", "\xdd", "\xd9" };
     static const uint8_t regs[][4] = { { 0, 1, 0, 1 }, { 4, 5, 6, 7 }, { 3, 4, 5, 4 }, { 4, 6, 4, 6 }, { 4, 6, 4, 6 } };
-    uint64_t t = pct(b, 30) ? LIN_UDATA + below(b, 0x80) * 64UL : iso_target(b->s, b->r);
+    uint64_t t = pct(b, 30) ? LIN_UDATA + below(b, 0x80) * 64UL : iso_aim(b);
     unsigned k = below(b, 5), base = base_to(b, pct(b, 80) ? t & ~63UL : t);
 
     iso_want(b, X86_RAX, pct(b, 70) ? 7 : ~0UL);
@@ -140,7 +140,7 @@ static void state_save(struct iso_build *b)
 
 static void exchange(struct iso_build *b)
 {
-    uint64_t t = iso_target(b->s, b->r);
+    uint64_t t = iso_aim(b);
     unsigned base = base_to(b, pct(b, 60) ? t & ~15UL : t);
 
     byte_if(b, 70, 0xf0);
@@ -165,12 +165,12 @@ static void stack(struct iso_build *b)
 {
     static const char *const op[] = { "\x50", "\x58", "\xc3", "\xc9", "\x9c", "\x9d", "\xcf",
                                       "\xcb", "\x60", "\x61", "\x06", "\x1f", "\x5c", "\x54" };
-    uint64_t t = iso_target(b->s, b->r) + below(b, 17);
+    uint64_t t = iso_aim(b) + below(b, 17);
     uint8_t enter[4] = { 0xc8, (uint8_t)rng_next(b->r), (uint8_t)below(b, 256), (uint8_t)below(b, 40) };
     uint8_t call[5] = { 0xe8, (uint8_t)below(b, 64), 0, 0, 0 }, ret[3] = { 0xc2, (uint8_t)below(b, 256), 0 };
 
     iso_want(b, X86_RSP, t);
-    iso_want(b, X86_RBP, pct(b, 50) ? t : iso_target(b->s, b->r));
+    iso_want(b, X86_RBP, pct(b, 50) ? t : iso_aim(b));
     byte_if(b, 10, 0x66);
     rex_w(b, 20);
     switch (below(b, 8)) {
@@ -184,10 +184,10 @@ static void stack(struct iso_build *b)
         iso_emit(b, ret, 3);
         break;
     case 3:
-        OP_MEM(b, "\xff", 6, base_to(b, iso_target(b->s, b->r))); /* push [mem] */
+        OP_MEM(b, "\xff", 6, base_to(b, iso_aim(b))); /* push [mem] */
         break;
     case 4:
-        OP_MEM(b, "\x8f", 0, base_to(b, iso_target(b->s, b->r))); /* pop [mem] */
+        OP_MEM(b, "\x8f", 0, base_to(b, iso_aim(b))); /* pop [mem] */
         break;
     default:
         iso_emit(b, op[below(b, ARRAY_LEN(op))], 1);
@@ -197,7 +197,7 @@ static void stack(struct iso_build *b)
 /* A branch to anywhere: what is fetched there must be the guest's. */
 static void jump(struct iso_build *b)
 {
-    uint64_t t = iso_target(b->s, b->r);
+    uint64_t t = iso_aim(b);
 
     if (pct(b, 50)) {
         iso_want(b, X86_RDX, t);
@@ -215,7 +215,7 @@ static uint16_t selector(struct iso_build *b)
 static void far_transfer(struct iso_build *b)
 {
     uint16_t sel = selector(b);
-    uint64_t to = pct(b, 50) ? iso_code_lin(b->c) : iso_target(b->s, b->r);
+    uint64_t to = pct(b, 50) ? iso_code_lin(b->c) : iso_aim(b);
     uint8_t x[16] = { 0x68 }, ptr[7] = { pct(b, 50) ? 0x9a : 0xea };
 
     switch (below(b, 3)) {
@@ -248,7 +248,7 @@ static void segment(struct iso_build *b)
     uint8_t wr[5] = { 0xf3, 0x48, 0x0f, 0xae, (uint8_t)(0xd0 | (sreg & 1) << 3 | X86_RAX) };
 
     if (m64(b) && pct(b, 50)) {
-        iso_want(b, X86_RAX, pct(b, 50) ? iso_target(b->s, b->r) : iso_target(b->s, b->r) - LIN_UDATA);
+        iso_want(b, X86_RAX, pct(b, 50) ? iso_aim(b) : iso_aim(b) - LIN_UDATA);
         iso_emit(b, wr, 5);
         sreg = 4 | (sreg & 1);
     } else {
@@ -267,7 +267,7 @@ static void segment(struct iso_build *b)
 /* Only the low half of a register counts: in 32-bit code, or with an address-size prefix. */
 static void half(struct iso_build *b)
 {
-    uint64_t low = LIN_UDATA + below(b, 0x2000), high = iso_target(b->s, b->r) & ~0xffffffffUL;
+    uint64_t low = LIN_UDATA + below(b, 0x2000), high = iso_aim(b) & ~0xffffffffUL;
     unsigned base = base_to(b, low | high);
 
     if (m64(b))
@@ -282,7 +282,7 @@ static void vector(struct iso_build *b)
     static const char *const op[] = { "\x0f\x10", "\x0f\x11", "\x0f\x28", "\x0f\x29", "\x0f\x6f", "\x0f\x7f",
                                       "\x0f\xe7", "\x0f\x2b", "\xdb",     "\xdd",     "\xd9",     "\xdf" };
     unsigned k = below(b, ARRAY_LEN(op)), n = k < 8 ? 2 : 1;
-    uint64_t t = iso_target(b->s, b->r) - below(b, 32);
+    uint64_t t = iso_aim(b) - below(b, 32);
 
     byte_if(b, 40, 0x66);
     byte_if(b, 20, 0xf3);
@@ -307,7 +307,7 @@ static void control(struct iso_build *b)
     if (cr == 0 && pct(b, 80))
         v = cr0[below(b, ARRAY_LEN(cr0))];
     if (cr == 3 && pct(b, 50))
-        v = (iso_target(b->s, b->r) & 0xffffffffff000) | below(b, 2) * 8;
+        v = (iso_aim(b) & 0xffffffffff000) | below(b, 2) * 8;
     if (cr == 4 && pct(b, 70))
         v = 0x40620 ^ 1UL << below(b, 23);
     set_rax(b, v);
@@ -336,7 +336,7 @@ static void msr(struct iso_build *b)
 /* lgdt, lidt, sgdt, sidt, lldt, ltr of good and bad memory, and what reads those tables then. */
 static void tables(struct iso_build *b)
 {
-    unsigned base = base_to(b, pct(b, 70) ? LIN_KERNEL + ISO_KDATA + below(b, 0x1ff8) : iso_target(b->s, b->r));
+    unsigned base = base_to(b, pct(b, 70) ? LIN_KERNEL + ISO_KDATA + below(b, 0x1ff8) : iso_aim(b));
 
     switch (below(b, 3)) {
     case 0:
@@ -366,7 +366,7 @@ static void page_table(struct iso_build *b)
 {
     static const uint32_t lin[] = { (uint32_t)LIN_UDATA, (uint32_t)LIN_ULOW, (uint32_t)(LIN_KERNEL + ISO_KDATA),
                                     (uint32_t)LIN_KHUGE };
-    uint64_t e = (iso_target(b->s, b->r) & 0xffffffffff000) | below(b, 512);
+    uint64_t e = (iso_aim(b) & 0xffffffffff000) | below(b, 512);
     uint32_t entry = (uint32_t)(LIN_KERNEL + ISO_TABLES + below(b, 24) * 0x1000 + below(b, 512) * 8);
 
     if (pct(b, 60))
@@ -437,9 +437,9 @@ static void plain_system(struct iso_build *b)
     };
     unsigned k = below(b, ARRAY_LEN(op));
 
-    iso_want(b, X86_RBX, iso_target(b->s, b->r));
+    iso_want(b, X86_RBX, iso_aim(b));
     if (pct(b, 40))
-        iso_want(b, X86_RCX, pct(b, 50) ? 0 : iso_target(b->s, b->r));
+        iso_want(b, X86_RCX, pct(b, 50) ? 0 : iso_aim(b));
     iso_emit(b, op[k].p, op[k].n);
 }
 
@@ -475,5 +475,6 @@ void iso_warm(struct iso_build *b)
     x[n + 4] = 0;
     if (m64(b) && lin >> 31) /* it would be sign-extended */
         return;
-    iso_emit(b, x, n + 5);
+    if (iso_emit(b, x, n + 5))
+        b->warm = lin & ~0xfffU;
 }

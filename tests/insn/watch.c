@@ -25,7 +25,7 @@ void watch_start(void)
     struct sigaction sa = { .sa_handler = on_alarm, .sa_flags = SA_ONSTACK }; /* no SA_RESTART: waits return */
     struct itimerval it = { .it_interval = { .tv_sec = 1 }, .it_value = { .tv_sec = 1 } };
 
-    sigemptyset(&sa.sa_mask);
+    sigfillset(&sa.sa_mask);
     sigaction(SIGALRM, &sa, NULL);
     setitimer(ITIMER_REAL, &it, NULL);
 }

@@ -8,6 +8,8 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #include <pthread.h>
+#include <signal.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "engine_tests.h"
@@ -427,6 +429,31 @@ static void test_kick(void **state)
     assert_int_equal(k, EXIT_KICKED);
 }
 
+/* From a signal handler on the vCPU's own thread. The handler has no argument. */
+static struct im *in_handler;
+
+static void on_tick(int sig)
+{
+    (void)sig;
+    in_handler->v.ops->kick(&in_handler->v);
+}
+
+static void test_kick_in_handler(void **state)
+{
+    struct sigaction sa = { .sa_handler = on_tick, .sa_flags = SA_RESTART | SA_ONSTACK };
+    struct itimerval once = { .it_value = { .tv_usec = 5000 } };
+    struct im *t = *state;
+
+    in_handler = t;
+    sigaction(SIGVTALRM, &sa, NULL);
+    for (unsigned k = 0; k < 5; k++) {
+        setitimer(ITIMER_VIRTUAL, &once, NULL);
+        /* mov ecx, -1; l: dec ecx; jnz l; hlt: ends by itself in some seconds if the kick is lost */
+        assert_int_equal(IM_EXEC(t, "\xb9\xff\xff\xff\xff\xff\xc9\x75\xfc\xf4"), EXIT_KICKED);
+        assert_in_range(t->c->rip, IM_CODE + 5, IM_CODE + 7);
+    }
+}
+
 static void test_irq_window(void **state)
 {
     struct im *t = *state;
@@ -627,15 +654,34 @@ static void test_bit_strings(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_straight),    TEST(test_fault_state),          TEST(test_smc_ahead),
-        TEST(test_smc_loop),    TEST(test_code_changed_outside), TEST(test_smc_alias),
-        TEST(test_undefined),   TEST(test_cross_page_insn),      TEST(test_invlpg_code),
-        TEST(test_canonical),   TEST(test_cross_page_data),      TEST(test_mmio),
-        TEST(test_mmio_rep),    TEST(test_io_then_interrupt),    TEST(test_step),
-        TEST(test_points),      TEST(test_guest_debug),          TEST(test_kick),
-        TEST(test_irq_window),  TEST(test_nmi_window),           TEST(test_cache_pressure),
-        TEST(test_string_runs), TEST(test_string_fault),         TEST(test_legacy_modes),
-        TEST(test_step_hlt),    TEST(test_alignment_check),      TEST(test_bit_strings),
+        TEST(test_straight),
+        TEST(test_fault_state),
+        TEST(test_smc_ahead),
+        TEST(test_smc_loop),
+        TEST(test_code_changed_outside),
+        TEST(test_smc_alias),
+        TEST(test_undefined),
+        TEST(test_cross_page_insn),
+        TEST(test_invlpg_code),
+        TEST(test_canonical),
+        TEST(test_cross_page_data),
+        TEST(test_mmio),
+        TEST(test_mmio_rep),
+        TEST(test_io_then_interrupt),
+        TEST(test_step),
+        TEST(test_points),
+        TEST(test_guest_debug),
+        TEST(test_kick),
+        TEST(test_kick_in_handler),
+        TEST(test_irq_window),
+        TEST(test_nmi_window),
+        TEST(test_cache_pressure),
+        TEST(test_string_runs),
+        TEST(test_string_fault),
+        TEST(test_legacy_modes),
+        TEST(test_step_hlt),
+        TEST(test_alignment_check),
+        TEST(test_bit_strings),
     };
     return ENGINE_TESTS_RUN("interp_core", tests);
 }

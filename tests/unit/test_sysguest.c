@@ -144,11 +144,13 @@ static void on_alarm(int sig)
 static enum vcpu_exit_kind bench_run(struct bench *b)
 {
     struct vcpu_exit *x = &b->v.exit;
+    struct sigaction sa = { .sa_handler = on_alarm, .sa_flags = SA_RESTART | SA_ONSTACK };
     bool io_open = false;
 
     watched = &b->v;
     timed_out = 0;
-    signal(SIGALRM, on_alarm);
+    sigfillset(&sa.sa_mask);
+    sigaction(SIGALRM, &sa, NULL);
     alarm(60);
     for (unsigned n = 0; n < MAX_EXITS && !b->ended && !timed_out; n++) {
         if (!io_open)
