@@ -34,6 +34,7 @@ enum {
     OPT_SERIAL,
     OPT_CONSOLE,
     OPT_ENGINE,
+    OPT_MMU,
     OPT_NO_REBOOT,
     OPT_NAME,
     OPT_DEBUG_EXIT,
@@ -54,6 +55,7 @@ static const struct option options[] = {
     { "serial", required_argument, NULL, OPT_SERIAL },
     { "console", required_argument, NULL, OPT_CONSOLE },
     { "engine", required_argument, NULL, OPT_ENGINE },
+    { "mmu", required_argument, NULL, OPT_MMU },
     { "no-reboot", no_argument, NULL, OPT_NO_REBOOT },
     { "name", required_argument, NULL, OPT_NAME },
     { "debug-exit", no_argument, NULL, OPT_DEBUG_EXIT },
@@ -114,6 +116,20 @@ static int set_engine(struct run_options *o, const char *name, struct err *e)
     return err_set(e, EINVAL, "--engine: unknown engine \"%s\"; it must be auto, interp or translate", name);
 }
 
+static int set_mmu(struct run_options *o, const char *name, struct err *e)
+{
+    static const char *const mmu[] = {
+        [ENGINE_MMU_AUTO] = "auto", [ENGINE_MMU_SOFT] = "soft", [ENGINE_MMU_WINDOW] = "window"
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(mmu); i++) {
+        if (strcmp(name, mmu[i]) == 0) {
+            o->mc.tuning.mmu = (enum engine_mmu)i;
+            return 0;
+        }
+    }
+    return err_set(e, EINVAL, "--mmu: unknown kind \"%s\"; it must be auto, soft or window", name);
+}
+
 static int set_log(const char *name, struct err *e)
 {
     static const char *const level[] = { "error", "warn", "info", "debug" };
@@ -155,6 +171,8 @@ static int set_option(struct run_options *o, int opt, char *arg, struct err *e)
         return 0;
     case OPT_ENGINE:
         return set_engine(o, arg, e);
+    case OPT_MMU:
+        return set_mmu(o, arg, e);
     case OPT_NO_REBOOT:
         o->mc.no_reboot = true;
         return 0;

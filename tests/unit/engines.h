@@ -14,6 +14,7 @@
 static const struct engine_ops *const engines[] = {
     &engine_interp,
     &engine_translate,
+    &engine_translate_window,
 };
 
 /* NULL if there is none of that name. */

@@ -502,7 +502,7 @@ static int translate_create(struct vcpu *v)
         ~(uint64_t)(X86_FL_ARITH | X86_FL_IF | X86_FL_1 | X86_FL_RF | X86_FL_VM | 1 << 3 | 1 << 5 | 1 << 15) &
         UINT32_MAX;
     x->win.maps_max = 8192;
-    x->win.mode = getenv("GAZDA_MMU") ? (enum xl_mmu)atoi(getenv("GAZDA_MMU")) : MMU_AUTO;
+    x->win.mode = v->tuning.mmu;
     x->mask_if = X86_FL_IF;
     x->mask_63 = 63;
     x->mask_31 = 31;
@@ -629,14 +629,17 @@ static void translate_stats(const struct vcpu *v, void (*put)(void *arg, const c
     }
 }
 
-const struct engine_ops engine_translate = {
-    .name = "translate",
-    .create = translate_create,
-    .destroy = translate_destroy,
-    .run = translate_run,
-    .kick = translate_kick,
-    .sync = translate_sync,
-    .can_intr = translate_can_intr,
-    .debug_changed = translate_debug,
-    .stats = translate_stats,
-};
+static int window_create(struct vcpu *v)
+{
+    v->tuning.mmu = ENGINE_MMU_WINDOW;
+    return translate_create(v);
+}
+
+#define TRANSLATE_OPS(title, make)                                                                                     \
+    {                                                                                                                  \
+        .name = title, .create = make, .destroy = translate_destroy, .run = translate_run, .kick = translate_kick,     \
+        .sync = translate_sync, .can_intr = translate_can_intr, .debug_changed = translate_debug,                      \
+        .stats = translate_stats                                                                                       \
+    }
+const struct engine_ops engine_translate = TRANSLATE_OPS("translate", translate_create);
+const struct engine_ops engine_translate_window = TRANSLATE_OPS("translate-window", window_create);

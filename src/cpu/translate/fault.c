@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -80,10 +81,15 @@ static void leave_soon(struct xlate *x, greg_t *r)
     uint64_t rip;
 
     r[REG_EFL] &= ~(greg_t)HOST_TF;
-    if (!codemem_has(&x->code, pc) || (pc >= x->exit && pc < x->code.rx + x->code.keep)) {
-        x->target = x->abort; /* C code, or already on the way out */
+    if (!codemem_has(&x->code, pc)) {
+        /* C code on the way in or out; or a handler of somebody else's that interrupted translated code: look again */
+        const struct itimerspec soon = { .it_value = { .tv_nsec = 100000 } };
+        x->target = x->abort;
+        timer_settime(x->timer, 0, &soon, NULL);
         return;
     }
+    if (pc >= x->exit && pc < x->code.rx + x->code.keep)
+        return; /* already on the way out */
     if (pc < x->exit) /* on the way in */
         x->target = x->abort;
     else if (restartable(x, pc, &rip, false))
@@ -158,6 +164,18 @@ int xl_signals_install(void)
     return err;
 }
 
+/* A timer that sends the kick to this thread. */
+static int make_timer(struct xlate *x, int tid)
+{
+    struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = xl_kick_signal() };
+
+    ev._sigev_un._tid = tid;
+    if (x->has_timer)
+        timer_delete(x->timer);
+    x->has_timer = timer_create(CLOCK_MONOTONIC, &ev, &x->timer) == 0;
+    return x->has_timer ? 0 : -errno;
+}
+
 int xl_thread_begin(struct xlate *x)
 {
     sigset_t set;
@@ -191,6 +209,9 @@ int xl_thread_begin(struct xlate *x)
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     if (syscall(SYS_arch_prctl, ARCH_SET_GS, x))
         return -errno;
+    err = make_timer(x, (int)syscall(SYS_gettid));
+    if (err)
+        return err;
     atomic_store(&x->tid, (int)syscall(SYS_gettid));
     here = x;
     return 0;
@@ -200,4 +221,7 @@ void xl_thread_forget(struct xlate *x)
 {
     if (here == x)
         here = NULL;
+    if (x->has_timer)
+        timer_delete(x->timer);
+    x->has_timer = false;
 }

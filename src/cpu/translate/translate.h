@@ -17,6 +17,7 @@
 #define GAZDA_CPU_TRANSLATE_TRANSLATE_H
 
 #include <stdatomic.h>
+#include <time.h>
 
 #include "base/lock.h"
 #include "cpu/engine.h"
@@ -81,7 +82,6 @@ struct xl_jc {
     unsigned kind; /* of all its blocks */
 };
 
-enum xl_mmu { MMU_AUTO, MMU_SOFT, MMU_WINDOW };
 enum { XL_WIN_SLOTS = 4, XL_WIN_PAGES = 1 << 18 };
 
 /* window.c */
@@ -95,7 +95,7 @@ struct xl_win_slot {
     uintptr_t lo, hi; /* host addresses between which something is mapped */
 };
 struct xl_win {
-    enum xl_mmu mode;
+    enum engine_mmu mode;
     bool active;
     unsigned ticks, need; /* timer ticks without a flush; how many promote */
     unsigned drops, lost, maps, maps_max;
@@ -168,6 +168,8 @@ struct xlate {
     /* Requests of other threads. */
     _Atomic uint32_t attention, in_cache, in_run;
     _Atomic int tid;
+    timer_t timer; /* sends the kick once more */
+    bool has_timer;
     struct lock req_lock;
     struct {
         unsigned n;

@@ -36,21 +36,21 @@ int xl_win_init(struct xlate *x)
     void *p;
 
     x->win.need = TICKS;
-    if (x->win.mode == MMU_SOFT)
+    if (x->win.mode == ENGINE_MMU_SOFT)
         return 0;
     p = mmap(NULL, SLOTS * STRIDE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED || mprotect(table + PAGE_SIZE, TABLE_BYTES - 2 * PAGE_SIZE, PROT_NONE)) {
         if (p != MAP_FAILED)
             munmap(p, SLOTS * STRIDE);
-        if (x->win.mode == MMU_WINDOW)
+        if (x->win.mode == ENGINE_MMU_WINDOW)
             return -ENOMEM;
-        x->win.mode = MMU_SOFT; /* a host without the address space: the soft TLB does */
+        x->win.mode = ENGINE_MMU_SOFT; /* a host without the address space: the soft TLB does */
         return 0;
     }
     x->win.area = (uintptr_t)p;
     for (unsigned k = 0; k < PAGE_SIZE / 8; k++)
         x->wtab[k] = x->wtab[ARRAY_LEN(x->wtab) - 1 - k] = NO_BASE;
-    x->win.active = x->win.mode == MMU_WINDOW;
+    x->win.active = x->win.mode == ENGINE_MMU_WINDOW;
     return 0;
 }
 
@@ -96,7 +96,7 @@ void xl_win_flush(struct xlate *x)
         return;
     if (w->n || w->slots)
         drop_all(x);
-    if (w->active && w->mode == MMU_AUTO) {
+    if (w->active && w->mode == ENGINE_MMU_AUTO) {
         w->active = false;
         /* It did not last: wait longer before the next time, unless it paid. */
         w->need = w->ticks < 4 * w->need ? (w->need < TICKS_MAX ? w->need * 2 : TICKS_MAX) : TICKS;
@@ -144,7 +144,7 @@ void xl_win_tick(struct xlate *x)
 {
     struct xl_win *w = &x->win;
 
-    if (w->mode != MMU_AUTO)
+    if (w->mode != ENGINE_MMU_AUTO)
         return;
     w->ticks++;
     w->drops = 0;
