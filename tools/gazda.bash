@@ -11,13 +11,14 @@ _gazda() {
     --kernel | --initrd | --disk | --stats) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
     --boot) mapfile -t COMPREPLY < <(compgen -W 'auto linux stub pvh multiboot flat:' -- "$cur") ;;
     --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio pty file: unix: null' -- "$cur") ;;
-    --engine) mapfile -t COMPREPLY < <(compgen -W 'auto interp' -- "$cur") ;;
+    --engine) mapfile -t COMPREPLY < <(compgen -W 'auto translate interp' -- "$cur") ;;
+    --mmu) mapfile -t COMPREPLY < <(compgen -W 'auto soft window' -- "$cur") ;;
     --log) mapfile -t COMPREPLY < <(compgen -W 'error warn info debug' -- "$cur") ;;
     help) mapfile -t COMPREPLY < <(compgen -W 'run' -- "$cur") ;;
     --append | --cpus | --mem | --name | --gdb) ;;
     *)
         [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W '--kernel --boot --initrd --append --cpus
-            --mem --disk --serial --console --engine --no-reboot --name --debug-exit --stats --gdb --log --help' -- "$cur")
+            --mem --disk --serial --console --engine --mmu --no-reboot --name --debug-exit --stats --gdb --log --help' -- "$cur")
         ;;
     esac
 }

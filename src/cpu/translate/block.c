@@ -50,7 +50,7 @@ unsigned xl_kind_now(const struct xlate *x)
     unsigned kind = mode;
     enum xl_ctx ctx = CTX_USER;
 
-    if (mode == X86_MODE_16 || x86_real_mode(c) || (c->rflags & (X86_FL_VM | X86_FL_DF)))
+    if (mode == X86_MODE_16 || x86_real_mode(c) || (c->rflags & X86_FL_VM))
         return KIND_NONE;
     if (mode == X86_MODE_32 && (kind = kind_32(c)) == KIND_NONE)
         return kind;
@@ -68,6 +68,8 @@ unsigned xl_kind_now(const struct xlate *x)
         if ((c->cr4 & X86_CR4_OSXSAVE) && (c->xcr0 & 6) == 6 && x->avx)
             kind |= KIND_AVX;
     }
+    if (c->rflags & X86_FL_DF)
+        kind |= KIND_DF;
     if (c->cr4 & X86_CR4_SMAP)
         kind |= KIND_SMAP;
     if (c->cr4 & X86_CR4_FSGSBASE)
@@ -119,6 +121,8 @@ void xl_set_kind(struct xlate *x, unsigned kind)
     unsigned last = first == CTX_USER ? CTX_USER : CTX_KERNEL_AC; /* STAC and CLAC go from one to the other */
 
     x->kind = kind;
+    if (kind & KIND_DF) /* STD and CLD change it in line: such blocks are in no jump cache */
+        return;
     for (unsigned c = first; c <= last && kind != KIND_NONE; c++) {
         unsigned k = (kind & ~(unsigned)KIND_CTX) | c << 2;
 
@@ -163,7 +167,7 @@ void xl_link(struct xlate *x, struct xrec *r, struct tblock *to)
     if (r->to || to->dead || r->b->dead)
         return;
     if (to->gpa2 != NO_GPA) { /* it depends on the mapping of another page */
-        if (to->kind & KIND_PIC)
+        if (kind_ctx(to->kind) == CTX_USER)
             return;
         r->cross = true;
     }
@@ -217,8 +221,6 @@ void xl_code_moved(struct xlate *x, enum xl_ctx ctx)
     memset(x->code_small[class], 0, sizeof(x->code_small[class]));
     if (!class) {
         xl_jc_flush(x, CTX_USER);
-        if (x->crossing_user)
-            unlink_cross(x);
         return;
     }
     x->code_local = false;
@@ -334,7 +336,7 @@ const uint8_t *xl_find(struct xlate *x)
 
     if ((x->kind & KIND_MODE) != X86_MODE_64)
         lin = (uint32_t)lin;
-    if (jc->neg_va[lin & (JC_ENTRIES - 1)] == -lin) {
+    if (!(x->kind & KIND_DF) && jc->neg_va[lin & (JC_ENTRIES - 1)] == -lin) {
         const uint8_t *code = jc->code[lin & (JC_ENTRIES - 1)];
         x->aux = lin;
         return code;
@@ -342,7 +344,8 @@ const uint8_t *xl_find(struct xlate *x)
     b = xl_lookup(x, lin, false);
     if (!b)
         return NULL;
-    jc_add(x, ctx, lin, x->code.rx + b->start);
+    if (!(x->kind & KIND_DF))
+        jc_add(x, ctx, lin, x->code.rx + b->start);
     x->aux = lin;
     return x->code.rx + b->start;
 }

@@ -70,27 +70,25 @@ void em_rr(struct emit *e, uint32_t op, unsigned reg, unsigned rm)
     em8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
 }
 
-static void vex(struct emit *e, unsigned pp, unsigned map, unsigned w, unsigned op, unsigned rxb, unsigned v)
+static void vex(struct emit *e, uint32_t op, unsigned rxb, unsigned v)
 {
     em8(e, 0xc4);
-    em8(e, (~rxb & 7) << 5 | map);
-    em8(e, w << 7 | (~v & 15) << 3 | pp);
-    em8(e, op);
+    em8(e, (~rxb & 7) << 5 | (op >> 8 & 0x1f));
+    em8(e, (op >> 16 & 0x87) | (~v & 15) << 3);
+    em8(e, op & 0xff);
 }
 
-void em_vex_rr(struct emit *e, unsigned pp, unsigned map, unsigned w, unsigned op, unsigned reg, unsigned v,
-               unsigned rm)
+void em_vex_rr(struct emit *e, uint32_t op, unsigned reg, unsigned v, unsigned rm)
 {
-    vex(e, pp, map, w, op, (reg & 8) >> 1 | rm >> 3, v);
+    vex(e, op, (reg & 8) >> 1 | rm >> 3, v);
     em8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
 }
 
-void em_vex_rm(struct emit *e, unsigned pp, unsigned map, unsigned w, unsigned op, unsigned reg, unsigned v,
-               struct hmem m)
+void em_vex_rm(struct emit *e, uint32_t op, unsigned reg, unsigned v, struct hmem m)
 {
     if (m.gs)
         em8(e, 0x65);
-    vex(e, pp, map, w, op, (reg & 8) >> 1 | rex_xb(m), v);
+    vex(e, op, (reg & 8) >> 1 | rex_xb(m), v);
     em_mem(e, reg, m);
 }
 
@@ -115,6 +113,6 @@ void em_const(struct emit *e, unsigned reg, uint64_t v)
 
 void em_rorx(struct emit *e, unsigned to, unsigned from, unsigned count, bool w)
 {
-    em_vex_rr(e, 3, 3, w, 0xf0, to, 0, from);
+    em_vex_rr(e, EM_VEX(3, 3, w, 0xf0), to, 0, from);
     em8(e, count);
 }

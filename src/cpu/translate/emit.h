@@ -78,12 +78,11 @@ void em_mem(struct emit *e, unsigned reg, struct hmem m);
 #define EM_0F (1U << 8)
 void em_rm(struct emit *e, uint32_t op, unsigned reg, struct hmem m);
 void em_rr(struct emit *e, uint32_t op, unsigned reg, unsigned rm);
-/* VEX: pp 0 none, 1 66, 2 F3, 3 F2; | EM_VEX_256. */
+/* VEX: pp 0 none, 1 66, 2 F3, 3 F2, | 4 for 256 bits; map as above; w. */
+#define EM_VEX(pp, map, w, op) ((uint32_t)(w) << 23 | (uint32_t)(pp) << 16 | (uint32_t)(map) << 8 | (op))
 enum { EM_VEX_256 = 4 };
-void em_vex_rr(struct emit *e, unsigned pp, unsigned map, unsigned w, unsigned op, unsigned reg, unsigned v,
-               unsigned rm);
-void em_vex_rm(struct emit *e, unsigned pp, unsigned map, unsigned w, unsigned op, unsigned reg, unsigned v,
-               struct hmem m);
+void em_vex_rr(struct emit *e, uint32_t op, unsigned reg, unsigned v, unsigned rm);
+void em_vex_rm(struct emit *e, uint32_t op, unsigned reg, unsigned v, struct hmem m);
 
 /* ---- none of these touches flags ---- */
 

@@ -244,7 +244,7 @@ static void link_exit(struct xlate *x, struct xrec *r)
     if (b->dead || x->kind == KIND_NONE)
         return;
     to = xl_lookup(x, rip, false);
-    if (to && !b->dead && (b->kind & KIND_PIC ? to->gpa >> PAGE_SHIFT == b->gpa >> PAGE_SHIFT : true))
+    if (to && !b->dead && (kind_ctx(b->kind) != CTX_USER || to->gpa >> PAGE_SHIFT == b->gpa >> PAGE_SHIFT))
         xl_link(x, r, to);
 }
 

@@ -208,82 +208,114 @@ static bool fast_wrmsr(struct xlate *x, const struct xrec *r)
 
 /* ---- strings ---- */
 
-static void host_stos(uint8_t *to, uint64_t val, unsigned log, uint64_t n)
+#define STOS(suffix, down)                                                                                             \
+    if (down)                                                                                                          \
+        __asm__ volatile("std\n\trep stos" suffix "\n\tcld" : "+D"(to), "+c"(n) : "a"(val) : "memory");                \
+    else                                                                                                               \
+        __asm__ volatile("rep stos" suffix : "+D"(to), "+c"(n) : "a"(val) : "memory")
+#define MOVS(suffix, down)                                                                                             \
+    if (down)                                                                                                          \
+        __asm__ volatile("std\n\trep movs" suffix "\n\tcld" : "+D"(to), "+S"(from), "+c"(n) : : "memory");             \
+    else                                                                                                               \
+        __asm__ volatile("rep movs" suffix : "+D"(to), "+S"(from), "+c"(n) : : "memory")
+
+static void host_stos(uint8_t *to, uint64_t val, const struct xrec *r, uint64_t n)
 {
-    switch (log) {
+    switch (r->size) {
     case 0:
-        __asm__ volatile("rep stosb" : "+D"(to), "+c"(n) : "a"(val) : "memory");
+        STOS("b", r->down);
         break;
     case 1:
-        __asm__ volatile("rep stosw" : "+D"(to), "+c"(n) : "a"(val) : "memory");
+        STOS("w", r->down);
         break;
     case 2:
-        __asm__ volatile("rep stosl" : "+D"(to), "+c"(n) : "a"(val) : "memory");
+        STOS("l", r->down);
         break;
     default:
-        __asm__ volatile("rep stosq" : "+D"(to), "+c"(n) : "a"(val) : "memory");
+        STOS("q", r->down);
         break;
     }
 }
 
-static void host_movs(uint8_t *to, const uint8_t *from, unsigned log, uint64_t n)
+static void host_movs(uint8_t *to, const uint8_t *from, const struct xrec *r, uint64_t n)
 {
-    switch (log) {
+    switch (r->size) {
     case 0:
-        __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+        MOVS("b", r->down);
         break;
     case 1:
-        __asm__ volatile("rep movsw" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+        MOVS("w", r->down);
         break;
     case 2:
-        __asm__ volatile("rep movsl" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+        MOVS("l", r->down);
         break;
     default:
-        __asm__ volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+        MOVS("q", r->down);
         break;
     }
 }
 
-static uint64_t in_page(gva_t lin, unsigned log)
+/* Items from lin on, in the direction of DF, that stay on its page. */
+static uint64_t in_page(gva_t lin, const struct xrec *r)
 {
-    return (PAGE_SIZE - (lin & ~PAGE_MASK)) >> log;
+    uint64_t off = lin & ~PAGE_MASK, here = (PAGE_SIZE - off) >> r->size;
+
+    return r->down ? (here ? (off >> r->size) + 1 : 0) : here;
+}
+
+/* Moves an index or count register; with 32-bit addresses the upper half becomes 0. */
+static void move_reg(uint64_t *reg, uint64_t by, const struct xrec *r)
+{
+    *reg = r->narrow ? (uint32_t)(*reg + by) : *reg + by;
+}
+
+/* One run of at most *left items that stays on a page: moves the registers. False: for the interpreter. */
+static bool string_run(struct xlate *x, const struct xrec *r, bool movs, uint64_t *left)
+{
+    struct cpu_state *c = x->cpu;
+    uint64_t mask = r->narrow ? UINT32_MAX : ~0UL, *rdi = &c->gpr[X86_RDI], *rsi = &c->gpr[X86_RSI];
+    uint64_t n = *left, m = in_page(*rdi & mask, r);
+    uint8_t *to, *from = NULL;
+
+    n = n < m ? n : m;
+    if (movs) {
+        m = in_page(*rsi & mask, r);
+        n = n < m ? n : m;
+    }
+    if (!n || (movs && !(from = host_of(x, *rsi & mask, false))) || !(to = host_of(x, *rdi & mask, true)))
+        return false;
+    if (movs)
+        host_movs(to, from, r, n);
+    else
+        host_stos(to, c->gpr[X86_RAX], r, n);
+    move_reg(rdi, r->down ? -(n << r->size) : n << r->size, r);
+    if (movs)
+        move_reg(rsi, r->down ? -(n << r->size) : n << r->size, r);
+    *left -= n;
+    return true;
 }
 
 /*
- * STOS and MOVS with DF clear and 64-bit addresses, in runs that stay on a page. What is done is committed, so the
- * interpreter, or this after an interrupt, goes on where it ended.
+ * STOS and MOVS, in runs that stay on a page. What is done is committed, so the interpreter, or this
+ * after an interrupt, goes on where it ended.
  */
 static bool fast_string(struct xlate *x, const struct xrec *r, bool movs)
 {
-    struct cpu_state *c = x->cpu;
-    uint64_t *rcx = &c->gpr[X86_RCX], *rdi = &c->gpr[X86_RDI], *rsi = &c->gpr[X86_RSI];
-    unsigned log = r->size;
+    uint64_t *rcx = &x->cpu->gpr[X86_RCX], left = 1;
 
-    while (!r->rep || *rcx) {
-        uint64_t n = r->rep ? *rcx : 1, m = in_page(*rdi, log);
-        uint8_t *to, *from = NULL;
-
-        n = n < m ? n : m;
-        if (movs) {
-            m = in_page(*rsi, log);
-            n = n < m ? n : m;
-        }
-        if (!n || (movs && !(from = host_of(x, *rsi, false))) || !(to = host_of(x, *rdi, true)))
+    if (!r->rep && !string_run(x, r, movs, &left))
+        return false;
+    while (r->rep && (left = r->narrow ? (uint32_t)*rcx : *rcx)) {
+        uint64_t before = left;
+        if (!string_run(x, r, movs, &left))
             return false;
-        if (movs)
-            host_movs(to, from, log, n);
-        else
-            host_stos(to, c->gpr[X86_RAX], log, n);
-        *rdi += n << log;
-        if (movs)
-            *rsi += n << log;
-        if (!r->rep)
-            break;
-        *rcx -= n;
-        if (*rcx && atomic_load_explicit(&x->attention, memory_order_relaxed))
+        move_reg(rcx, left - before, r);
+        if (left && atomic_load_explicit(&x->attention, memory_order_relaxed))
             return true; /* rip stays */
     }
-    c->rip = next_rip(x, r);
+    x->cpu->rip = next_rip(x, r);
+    if (r->narrow)
+        x->cpu->rip = (uint32_t)x->cpu->rip;
     return true;
 }
 

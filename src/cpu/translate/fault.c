@@ -89,7 +89,7 @@ static void leave_soon(struct xlate *x, greg_t *r)
         return;
     }
     if (pc >= x->exit && pc < x->code.rx + x->code.keep)
-        return; /* already on the way out */
+        return;       /* already on the way out */
     if (pc < x->exit) /* on the way in */
         x->target = x->abort;
     else if (restartable(x, pc, &rip, false))

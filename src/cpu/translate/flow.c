@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Branches. A direct one leaves through a record that can be linked to the target's block; in position-independent
- * blocks only within the page, because what lies on other pages depends on the address space: those, and indirect
+ * Branches. A direct one leaves through a record that can be linked to the target's block; in user code
+ * only within the page, because what lies on other pages depends on the address space: those, and indirect
  * branches, look up the jump cache with the linear target in R10.
  */
 #include "cpu/translate/trans.h"
@@ -9,6 +9,10 @@
 /* The jump cache; r is taken on a miss. */
 static void jump_cache(struct trans *t, const struct xrec *r)
 {
+    if (t->kind & KIND_DF) {
+        tr_exit(t, r);
+        return;
+    }
     struct emit *e = &t->e;
     size_t jc = offsetof(struct xlate, jc) + t->ctx * sizeof(struct xl_jc);
 
@@ -26,7 +30,7 @@ static void jump_cache(struct trans *t, const struct xrec *r)
 
 static bool linkable(const struct trans *t, int32_t off)
 {
-    if (!(t->kind & KIND_PIC))
+    if (t->ctx != CTX_USER)
         return true;
     return off >= 0 && off < (int32_t)PAGE_SIZE && !t->crossing;
 }
@@ -170,6 +174,8 @@ static bool call(struct trans *t)
     if (!indirect_target(t))
         return false;
     em_store(&t->e, RCX, X(spill));
+    if (t->m64)
+        tr_canonical(t, RCX);
     at = push_lookup(t, size);
     return_address(t);
     push_store(t, size, at);
@@ -181,8 +187,9 @@ static bool call(struct trans *t)
 static bool ret(struct trans *t)
 {
     unsigned size = t->m64 ? 8 : 4;
-    int32_t more =
-        t->i->operand_count_visible && t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (int32_t)t->op[0].imm.value.u : 0;
+    int32_t more = t->i->operand_count_visible && t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE
+                       ? (int32_t)t->op[0].imm.value.u
+                       : 0;
 
     if (t->i->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || t->i->operand_width != size * 8)
         return false;

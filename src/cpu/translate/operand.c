@@ -148,6 +148,31 @@ bool op_address(struct trans *t, const ZydisDecodedOperand *m)
     return true;
 }
 
+void tr_step_unless_zero(struct trans *t)
+{
+    struct xrec *r = tr_rec(t, X_STEP, t->off);
+
+    r->op = (uint16_t)t->i->mnemonic;
+    em_jrcxz(&t->e, 5);
+    tr_stub(t, em_jmp(&t->e), r, STUB_PLAIN);
+}
+
+/* Bits 63..47 are all the same: sign-extended from 48 bits it is itself. R10 = ~extended; RCX = reg + R10 + 1. */
+void tr_canonical(struct trans *t, unsigned reg)
+{
+    struct emit *e = &t->e;
+
+    t->r10_group = -1;
+    em_const(e, R10, 16);
+    em_vex_rr(e, EM_VEX(1, 2, 1, 0xf7), R10, R10, reg); /* shlx r10, reg, r10 */
+    em_store(e, R10, X(shifted));
+    em_const(e, R10, 16);
+    em_vex_rm(e, EM_VEX(2, 2, 1, 0xf7), R10, R10, X(shifted)); /* sarx r10, [shifted], r10 */
+    em_rr(e, 0xf7 | EM_W, 2, R10);                             /* not */
+    em_lea(e, RCX, HMEM_X(reg, R10, 0, 1));
+    tr_step_unless_zero(t);
+}
+
 /* The lookup of [R11, R11 + size) through record r. */
 static void lookup(struct trans *t, struct xrec *r, unsigned size, bool write)
 {
@@ -164,9 +189,9 @@ static void lookup(struct trans *t, struct xrec *r, unsigned size, bool write)
     em_lea(e, RCX, HMEM_X(RCX, R11, 0, size - 1));
     if (t->x->no_pext) {
         em_const(e, R10, PAGE_SHIFT);
-        em_vex_rr(e, 3, 2, 1, 0xf7, RCX, R10, RCX); /* shrx rcx, rcx, r10 */
+        em_vex_rr(e, EM_VEX(3, 2, 1, 0xf7), RCX, R10, RCX); /* shrx rcx, rcx, r10 */
     } else {
-        em_vex_rm(e, 2, 2, 1, 0xf5, RCX, RCX, X(mask_page)); /* pext rcx, rcx, [mask] */
+        em_vex_rm(e, EM_VEX(2, 2, 1, 0xf5), RCX, RCX, X(mask_page)); /* pext rcx, rcx, [mask] */
     }
     em_jrcxz(e, 5);
     r->patch = t->base + e->n + 1;
@@ -189,7 +214,7 @@ static void window(struct trans *t, unsigned at)
         return;
     }
     em_const(&t->e, R10, 39);
-    em_vex_rr(&t->e, 3, 2, 1, 0xf7, R10, R10, at); /* shrx r10, at, r10 */
+    em_vex_rr(&t->e, EM_VEX(3, 2, 1, 0xf7), R10, R10, at); /* shrx r10, at, r10 */
     em_load(&t->e, R10, HGS_X(R10, wtab));
 }
 
@@ -224,22 +249,22 @@ static void based(struct trans *t, const struct tr_group *g, int32_t disp)
 }
 
 /* A group in windows has no range: all its addresses are within a displacement of the base register. */
-static bool group_window(struct trans *t, struct tr_group *g, unsigned k, struct hmem *at, bool *r11)
+static bool group_window(struct trans *t, struct tr_group *g, unsigned k, struct tr_place *at)
 {
     int h = host_reg(g->base);
 
-    *r11 = h < 0 || g->index < 16 || !t->m64 || t->x87_op;
-    if (*r11)
+    at->r11 = h < 0 || g->index < 16 || !t->m64 || t->x87_op;
+    if (at->r11)
         based(t, g, t->g->disp);
     if (!g->made || !t->m64)
-        window(t, *r11 ? R11 : (unsigned)h);
+        window(t, at->r11 ? R11 : (unsigned)h);
     else if (t->r10_group != (int)k)
         em_load(&t->e, R10, HGS(offsetof(struct xlate, group) + 8 * k));
     if (!g->made && g->n > 1 && t->m64)
         em_store(&t->e, R10, HGS(offsetof(struct xlate, group) + 8 * k));
     g->made = true;
     t->r10_group = (int)k;
-    *at = *r11 ? HMEM_X(R11, R10, 0, 0) : HMEM_X(h, R10, 0, t->g->disp);
+    at->m = at->r11 ? HMEM_X(R11, R10, 0, 0) : HMEM_X(h, R10, 0, t->g->disp);
     return true;
 }
 
@@ -256,7 +281,7 @@ static void group_lookup(struct trans *t, struct tr_group *g, unsigned k)
     g->made = true;
 }
 
-bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, bool write, struct hmem *at, bool *r11)
+bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, bool write, struct tr_place *at)
 {
     unsigned k = t->g->group;
     struct tr_group *g = &t->group[k ? k - 1 : 0];
@@ -266,24 +291,24 @@ bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, boo
         if (!op_address(t, m))
             return false;
         op_lookup(t, size, write);
-        *at = HMEM_X(R11, R10, 0, 0);
-        *r11 = true;
+        at->m = HMEM_X(R11, R10, 0, 0);
+        at->r11 = true;
         return true;
     }
     if (t->kind & KIND_WIN)
-        return group_window(t, g, k - 1, at, r11);
+        return group_window(t, g, k - 1, at);
     if (!g->made)
         group_lookup(t, g, k - 1);
     else if (t->r10_group != (int)k - 1)
         em_load(&t->e, R10, HGS(offsetof(struct xlate, group) + 8 * (k - 1)));
     t->r10_group = (int)k - 1;
     h = host_reg(g->base);
-    *r11 = h < 0 || g->index < 16 || !t->m64 || t->x87_op;
-    if (*r11) {
+    at->r11 = h < 0 || g->index < 16 || !t->m64 || t->x87_op;
+    if (at->r11) {
         based(t, g, t->g->disp);
-        *at = HMEM_X(R11, R10, 0, 0);
+        at->m = HMEM_X(R11, R10, 0, 0);
     } else {
-        *at = HMEM_X(h, R10, 0, t->g->disp);
+        at->m = HMEM_X(h, R10, 0, t->g->disp);
     }
     return true;
 }

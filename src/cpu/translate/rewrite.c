@@ -334,9 +334,12 @@ static bool emit_plan(struct trans *t, struct plan *p)
     if (p->mem) {
         bool write = p->mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
         unsigned size = p->mem->size / 8;
+        struct tr_place at;
 
-        if (!size || size > 64 || !op_memory(t, p->mem, size, write, &p->f.m, &p->r11))
+        if (!size || size > 64 || !op_memory(t, p->mem, size, write, &at))
             return false;
+        p->f.m = at.m;
+        p->r11 = at.r11;
     }
     if (!plan_hosts(t, p))
         return false;

@@ -68,186 +68,6 @@ static void stubs(struct trans *t)
     }
 }
 
-enum how { HOW_STEP, HOW_GPR, HOW_VECTOR, HOW_STACK, HOW_FLOW, HOW_SPECIAL, HOW_SYSTEM };
-
-static enum how how_gpr(ZydisMnemonic m)
-{
-    switch (m) {
-    case ZYDIS_MNEMONIC_ADD:
-    case ZYDIS_MNEMONIC_OR:
-    case ZYDIS_MNEMONIC_ADC:
-    case ZYDIS_MNEMONIC_SBB:
-    case ZYDIS_MNEMONIC_AND:
-    case ZYDIS_MNEMONIC_SUB:
-    case ZYDIS_MNEMONIC_XOR:
-    case ZYDIS_MNEMONIC_CMP:
-    case ZYDIS_MNEMONIC_TEST:
-    case ZYDIS_MNEMONIC_INC:
-    case ZYDIS_MNEMONIC_DEC:
-    case ZYDIS_MNEMONIC_NEG:
-    case ZYDIS_MNEMONIC_NOT:
-    case ZYDIS_MNEMONIC_MOVZX:
-    case ZYDIS_MNEMONIC_MOVSX:
-    case ZYDIS_MNEMONIC_MOVSXD:
-    case ZYDIS_MNEMONIC_IMUL:
-    case ZYDIS_MNEMONIC_MUL:
-    case ZYDIS_MNEMONIC_DIV:
-    case ZYDIS_MNEMONIC_IDIV:
-    case ZYDIS_MNEMONIC_SHL:
-    case ZYDIS_MNEMONIC_SHR:
-    case ZYDIS_MNEMONIC_SAR:
-    case ZYDIS_MNEMONIC_ROL:
-    case ZYDIS_MNEMONIC_ROR:
-    case ZYDIS_MNEMONIC_RCL:
-    case ZYDIS_MNEMONIC_RCR:
-    case ZYDIS_MNEMONIC_SHLD:
-    case ZYDIS_MNEMONIC_SHRD:
-    case ZYDIS_MNEMONIC_BSF:
-    case ZYDIS_MNEMONIC_BSR:
-    case ZYDIS_MNEMONIC_BSWAP:
-    case ZYDIS_MNEMONIC_XCHG:
-    case ZYDIS_MNEMONIC_XADD:
-    case ZYDIS_MNEMONIC_CMPXCHG:
-    case ZYDIS_MNEMONIC_CMPXCHG8B:
-    case ZYDIS_MNEMONIC_CMPXCHG16B:
-    case ZYDIS_MNEMONIC_CBW:
-    case ZYDIS_MNEMONIC_CWDE:
-    case ZYDIS_MNEMONIC_CDQE:
-    case ZYDIS_MNEMONIC_CWD:
-    case ZYDIS_MNEMONIC_CDQ:
-    case ZYDIS_MNEMONIC_CQO:
-    case ZYDIS_MNEMONIC_LAHF:
-    case ZYDIS_MNEMONIC_SAHF:
-    case ZYDIS_MNEMONIC_CLC:
-    case ZYDIS_MNEMONIC_STC:
-    case ZYDIS_MNEMONIC_CMC:
-    case ZYDIS_MNEMONIC_LFENCE:
-    case ZYDIS_MNEMONIC_MFENCE:
-    case ZYDIS_MNEMONIC_SFENCE:
-    case ZYDIS_MNEMONIC_CRC32:
-    case ZYDIS_MNEMONIC_MOVBE:
-    case ZYDIS_MNEMONIC_POPCNT:
-    case ZYDIS_MNEMONIC_TZCNT:
-    case ZYDIS_MNEMONIC_LZCNT:
-    case ZYDIS_MNEMONIC_ANDN:
-    case ZYDIS_MNEMONIC_BEXTR:
-    case ZYDIS_MNEMONIC_BLSI:
-    case ZYDIS_MNEMONIC_BLSMSK:
-    case ZYDIS_MNEMONIC_BLSR:
-    case ZYDIS_MNEMONIC_BZHI:
-    case ZYDIS_MNEMONIC_MULX:
-    case ZYDIS_MNEMONIC_PDEP:
-    case ZYDIS_MNEMONIC_PEXT:
-    case ZYDIS_MNEMONIC_RORX:
-    case ZYDIS_MNEMONIC_SARX:
-    case ZYDIS_MNEMONIC_SHLX:
-    case ZYDIS_MNEMONIC_SHRX:
-    case ZYDIS_MNEMONIC_ADCX:
-    case ZYDIS_MNEMONIC_ADOX:
-    case ZYDIS_MNEMONIC_SETB:
-    case ZYDIS_MNEMONIC_SETBE:
-    case ZYDIS_MNEMONIC_SETL:
-    case ZYDIS_MNEMONIC_SETLE:
-    case ZYDIS_MNEMONIC_SETNB:
-    case ZYDIS_MNEMONIC_SETNBE:
-    case ZYDIS_MNEMONIC_SETNL:
-    case ZYDIS_MNEMONIC_SETNLE:
-    case ZYDIS_MNEMONIC_SETNO:
-    case ZYDIS_MNEMONIC_SETNP:
-    case ZYDIS_MNEMONIC_SETNS:
-    case ZYDIS_MNEMONIC_SETNZ:
-    case ZYDIS_MNEMONIC_SETO:
-    case ZYDIS_MNEMONIC_SETP:
-    case ZYDIS_MNEMONIC_SETS:
-    case ZYDIS_MNEMONIC_SETZ:
-    case ZYDIS_MNEMONIC_CMOVB:
-    case ZYDIS_MNEMONIC_CMOVBE:
-    case ZYDIS_MNEMONIC_CMOVL:
-    case ZYDIS_MNEMONIC_CMOVLE:
-    case ZYDIS_MNEMONIC_CMOVNB:
-    case ZYDIS_MNEMONIC_CMOVNBE:
-    case ZYDIS_MNEMONIC_CMOVNL:
-    case ZYDIS_MNEMONIC_CMOVNLE:
-    case ZYDIS_MNEMONIC_CMOVNO:
-    case ZYDIS_MNEMONIC_CMOVNP:
-    case ZYDIS_MNEMONIC_CMOVNS:
-    case ZYDIS_MNEMONIC_CMOVNZ:
-    case ZYDIS_MNEMONIC_CMOVO:
-    case ZYDIS_MNEMONIC_CMOVP:
-    case ZYDIS_MNEMONIC_CMOVS:
-    case ZYDIS_MNEMONIC_CMOVZ:
-        return HOW_GPR;
-    case ZYDIS_MNEMONIC_PUSH:
-    case ZYDIS_MNEMONIC_POP:
-    case ZYDIS_MNEMONIC_LEAVE:
-        return HOW_STACK;
-    case ZYDIS_MNEMONIC_JMP:
-    case ZYDIS_MNEMONIC_CALL:
-    case ZYDIS_MNEMONIC_RET:
-    case ZYDIS_MNEMONIC_LOOP:
-    case ZYDIS_MNEMONIC_JECXZ:
-    case ZYDIS_MNEMONIC_JRCXZ:
-    case ZYDIS_MNEMONIC_JO:
-    case ZYDIS_MNEMONIC_JNO:
-    case ZYDIS_MNEMONIC_JB:
-    case ZYDIS_MNEMONIC_JNB:
-    case ZYDIS_MNEMONIC_JZ:
-    case ZYDIS_MNEMONIC_JNZ:
-    case ZYDIS_MNEMONIC_JBE:
-    case ZYDIS_MNEMONIC_JNBE:
-    case ZYDIS_MNEMONIC_JS:
-    case ZYDIS_MNEMONIC_JNS:
-    case ZYDIS_MNEMONIC_JP:
-    case ZYDIS_MNEMONIC_JNP:
-    case ZYDIS_MNEMONIC_JL:
-    case ZYDIS_MNEMONIC_JNL:
-    case ZYDIS_MNEMONIC_JLE:
-    case ZYDIS_MNEMONIC_JNLE:
-        return HOW_FLOW;
-    case ZYDIS_MNEMONIC_LEA:
-    case ZYDIS_MNEMONIC_RDTSC:
-    case ZYDIS_MNEMONIC_PAUSE:
-    case ZYDIS_MNEMONIC_NOP:
-    case ZYDIS_MNEMONIC_ENDBR64:
-    case ZYDIS_MNEMONIC_ENDBR32:
-    case ZYDIS_MNEMONIC_PREFETCH:
-    case ZYDIS_MNEMONIC_PREFETCHNTA:
-    case ZYDIS_MNEMONIC_PREFETCHT0:
-    case ZYDIS_MNEMONIC_PREFETCHT1:
-    case ZYDIS_MNEMONIC_PREFETCHT2:
-    case ZYDIS_MNEMONIC_PREFETCHW:
-    case ZYDIS_MNEMONIC_CLD:
-    case ZYDIS_MNEMONIC_RDTSCP:
-        return HOW_SPECIAL;
-    case ZYDIS_MNEMONIC_PUSHFQ:
-    case ZYDIS_MNEMONIC_POPFQ:
-    case ZYDIS_MNEMONIC_CLI:
-    case ZYDIS_MNEMONIC_STI:
-    case ZYDIS_MNEMONIC_SWAPGS:
-    case ZYDIS_MNEMONIC_STAC:
-    case ZYDIS_MNEMONIC_CLAC:
-    case ZYDIS_MNEMONIC_SYSCALL:
-    case ZYDIS_MNEMONIC_SYSRET:
-    case ZYDIS_MNEMONIC_IRETQ:
-    case ZYDIS_MNEMONIC_INVLPG:
-    case ZYDIS_MNEMONIC_WRMSR:
-    case ZYDIS_MNEMONIC_RDFSBASE:
-    case ZYDIS_MNEMONIC_RDGSBASE:
-    case ZYDIS_MNEMONIC_WRFSBASE:
-    case ZYDIS_MNEMONIC_WRGSBASE:
-    case ZYDIS_MNEMONIC_STOSB:
-    case ZYDIS_MNEMONIC_STOSW:
-    case ZYDIS_MNEMONIC_STOSD:
-    case ZYDIS_MNEMONIC_STOSQ:
-    case ZYDIS_MNEMONIC_MOVSB:
-    case ZYDIS_MNEMONIC_MOVSW:
-    case ZYDIS_MNEMONIC_MOVSQ:
-        return HOW_SYSTEM;
-    default:
-        return HOW_STEP;
-    }
-}
-
 /* MOV of general registers and memory only; bit tests with a register only if both are registers. */
 static bool plain_operands(const struct trans *t)
 {
@@ -257,7 +77,7 @@ static bool plain_operands(const struct trans *t)
     return true;
 }
 
-static enum how how(const struct trans *t)
+static enum tr_how how(const struct trans *t)
 {
     if (t->i->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && t->i->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
         return HOW_STEP;
@@ -278,7 +98,7 @@ static enum how how(const struct trans *t)
     default:
         break;
     }
-    enum how h = how_gpr(t->i->mnemonic);
+    enum tr_how h = (enum tr_how)tr_how_table[t->i->mnemonic];
     return h == HOW_STEP ? HOW_VECTOR : h;
 }
 
@@ -286,7 +106,7 @@ static bool emit_one(struct trans *t)
 {
     uint32_t n = t->e.n;
     unsigned nrecs = t->nrecs, nstubs = t->nstubs;
-    enum how h = how(t);
+    enum tr_how h = how(t);
     bool ok;
 
     t->commit = 0;
@@ -352,7 +172,8 @@ static bool decode(struct trans *t, const ZydisDecoder *d, unsigned at, unsigned
     in->group = 0;
     if (ZYAN_FAILED(ZydisDecoderDecodeFull(d, in->raw, avail, &in->i, in->op)))
         return false;
-    /* With 32-bit addresses Zydis 4.0 takes "no base, disp32" in a SIB for R13D when the base's extension bit is set. */
+    /* With 32-bit addresses Zydis 4.0 takes "no base, disp32" in a SIB for R13D when the base's extension bit is set.
+     */
     if (in->i.raw.modrm.mod == 0 && in->i.raw.modrm.rm == 4 && in->i.raw.sib.base == 5 && in->i.address_width == 32)
         for (unsigned k = 0; k < in->i.operand_count_visible; k++)
             if (in->op[k].type == ZYDIS_OPERAND_TYPE_MEMORY) {

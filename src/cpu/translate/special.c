@@ -87,16 +87,35 @@ static bool bit_string(struct trans *t)
     g = op_gpr(t->op[1].reg.value, &high);
     op_get(t, RCX, g);
     em_const(e, R10, log);
-    em_vex_rr(e, 2, 2, width == 64, 0xf7, RCX, R10, RCX); /* sarx rcx, rcx, r10 */
+    em_vex_rr(e, EM_VEX(2, 2, width == 64, 0xf7), RCX, R10, RCX); /* sarx rcx, rcx, r10 */
     if (width == 32)
         em_rr(e, 0x63 | EM_W, RCX, RCX); /* movsxd */
     em_lea(e, R11, HMEM_X(R11, RCX, width == 64 ? 3 : 2, 0));
     op_lookup(t, width / 8, write);
     op_get(t, RCX, g);
-    em_vex_rm(e, 2, 2, 1, 0xf5, RCX, RCX, width == 64 ? X(mask_63) : X(mask_31)); /* pext rcx, rcx, [mask] */
+    em_vex_rm(e, EM_VEX(2, 2, 1, 0xf5), RCX, RCX, width == 64 ? X(mask_63) : X(mask_31)); /* pext rcx, rcx, [mask] */
     if (t->i->attributes & ZYDIS_ATTRIB_HAS_LOCK)
         em8(e, 0xf0);
     em_rm(e, EM_0F | t->i->opcode | (width == 64 ? EM_W : 0), RCX, HMEM_X(R11, R10, 0, 0));
+    return true;
+}
+
+/* STD and CLD: the next block is one of the other kind. */
+static bool set_df(struct trans *t, bool on)
+{
+    struct emit *e = &t->e;
+
+    if (t->i->attributes & ZYDIS_ATTRIB_HAS_LOCK)
+        return false;
+    if (!(t->kind & KIND_DF) == !on)
+        return true;
+    em_load(e, RCX, X(rfl));
+    em_lea(e, RCX, HMEM(RCX, on ? X86_FL_DF : -X86_FL_DF));
+    em_store(e, RCX, X(rfl));
+    tr_commit(t);
+    em_rm(e, 0xc7, 0, X(kind));
+    em32(e, (t->kind & ~(unsigned)(KIND_DF | KIND_SPLIT)) | (on ? KIND_DF : 0));
+    flow_fall_through(t);
     return true;
 }
 
@@ -129,8 +148,10 @@ bool emit_special(struct trans *t)
     case ZYDIS_MNEMONIC_BTR:
     case ZYDIS_MNEMONIC_BTC:
         return bit_string(t);
-    case ZYDIS_MNEMONIC_CLD: /* DF is clear, or the kind would be none */
-        return !(t->i->attributes & ZYDIS_ATTRIB_HAS_LOCK);
+    case ZYDIS_MNEMONIC_CLD:
+        return set_df(t, false);
+    case ZYDIS_MNEMONIC_STD:
+        return set_df(t, true);
     case ZYDIS_MNEMONIC_PAUSE:
         return pause_insn(t);
     case ZYDIS_MNEMONIC_NOP:

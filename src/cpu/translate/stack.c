@@ -12,19 +12,18 @@ static void move_sp(struct trans *t, int32_t by)
 
 struct hmem push_lookup(struct trans *t, unsigned size)
 {
-    struct hmem at = HMEM_X(R11, R10, 0, 0);
-    bool r11;
+    struct tr_place at = { HMEM_X(R11, R10, 0, 0), true };
 
     if (t->g->group) {
-        op_memory(t, NULL, size, true, &at, &r11);
-        return at;
+        op_memory(t, NULL, size, true, &at);
+        return at.m;
     }
     if (t->m64)
         em_lea(&t->e, R11, HMEM(RSP, -(int32_t)size));
     else
         em_lea32(&t->e, R11, HMEM(RSP, -(int32_t)size));
     op_lookup(t, size, true);
-    return at;
+    return at.m;
 }
 
 static void store(struct trans *t, unsigned size, unsigned reg, struct hmem at)
@@ -41,16 +40,15 @@ void push_store(struct trans *t, unsigned size, struct hmem at)
 
 struct hmem stack_top(struct trans *t, unsigned reg, unsigned size)
 {
-    struct hmem at = HMEM_X(R11, R10, 0, 0);
-    bool r11;
+    struct tr_place at = { HMEM_X(R11, R10, 0, 0), true };
 
     if (t->g->group) {
-        op_memory(t, NULL, size, false, &at, &r11);
-        return at;
+        op_memory(t, NULL, size, false, &at);
+        return at.m;
     }
     em_mov(&t->e, R11, reg);
     op_lookup(t, size, false);
-    return at;
+    return at.m;
 }
 
 static bool push(struct trans *t)

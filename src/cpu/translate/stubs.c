@@ -26,7 +26,7 @@ static void moves(struct emit *e, bool avx, bool load)
 {
     for (unsigned k = 0; k < 16; k++) {
         if (avx)
-            em_vex_rm(e, EM_VEX_256, 1, 0, load ? 0x10 : 0x11, k, 0, VEC(k)); /* vmovups */
+            em_vex_rm(e, EM_VEX(EM_VEX_256, 1, 0, load ? 0x10 : 0x11), k, 0, VEC(k)); /* vmovups */
         else
             em_rm(e, EM_0F | (load ? 0x10U : 0x11U), k, VEC(k)); /* movups */
     }
@@ -173,8 +173,8 @@ struct xrec *xl_enter(struct xlate *x, const uint8_t *pc)
     call(x->vectors_live ? x->enter_light : x->enter);
     x->vectors_live = true;
     atomic_store_explicit(&x->in_cache, 0, memory_order_release);
-    x->cpu->rflags = x->rfl | x->if_bit | X86_FL_1 | (fl & (X86_FL_RF | X86_FL_VM)) | (x->fl >> 8 & 0xd5) |
-                     (x->fl & 1) << 11;
+    x->cpu->rflags =
+        x->rfl | x->if_bit | X86_FL_1 | (fl & (X86_FL_RF | X86_FL_VM)) | (x->fl >> 8 & 0xd5) | (x->fl & 1) << 11;
 #ifdef GAZDA_DEBUG /* sanitizers' code uses vector registers */
     xl_vectors_save(x);
 #endif

@@ -44,16 +44,6 @@ static bool pushfq(struct trans *t)
     return true;
 }
 
-/* Leaves for the interpreter unless RCX is 0. */
-static void step_unless_zero(struct trans *t)
-{
-    struct xrec *r = tr_rec(t, X_STEP, t->off);
-
-    r->op = (uint16_t)t->i->mnemonic;
-    em_jrcxz(&t->e, 5);
-    tr_stub(t, em_jmp(&t->e), r, STUB_PLAIN);
-}
-
 /* Only the arithmetic flags and IF may change; and IF not from 0 to 1 while an interrupt waits. */
 static bool popfq(struct trans *t)
 {
@@ -64,14 +54,14 @@ static bool popfq(struct trans *t)
     em_mov(e, R11, RSP);
     op_lookup(t, 8, false);
     em_load(e, R11, HMEM_X(R11, R10, 0, 0));
-    em_vex_rm(e, 2, 2, 1, 0xf5, RCX, R11, X(mask_popf)); /* pext rcx, r11, [mask] */
+    em_vex_rm(e, EM_VEX(2, 2, 1, 0xf5), RCX, R11, X(mask_popf)); /* pext rcx, r11, [mask] */
     em_load(e, R10, X(rfl));
-    em_vex_rm(e, 2, 2, 1, 0xf5, R10, R10, X(mask_popf));
+    em_vex_rm(e, EM_VEX(2, 2, 1, 0xf5), R10, R10, X(mask_popf));
     em_rr(e, 0xf7 | EM_W, 2, RCX); /* not */
     em_lea(e, RCX, HMEM_X(RCX, R10, 0, 1));
-    step_unless_zero(t);
-    em_vex_rm(e, 2, 2, 1, 0xf5, RCX, R11, X(win_mask));
-    step_unless_zero(t);
+    tr_step_unless_zero(t);
+    em_vex_rm(e, EM_VEX(2, 2, 1, 0xf5), RCX, R11, X(win_mask));
+    tr_step_unless_zero(t);
     tr_commit(t);
     em_mov32(e, RCX, R11);
     em_bytes(e, "\x81\xe1\x00\x02\x00\x00", 6); /* and ecx, IF */
@@ -100,7 +90,7 @@ static bool sti(struct trans *t)
     if (t->ctx == CTX_USER)
         return false;
     em_load(&t->e, RCX, X(win_mask));
-    step_unless_zero(t);
+    tr_step_unless_zero(t);
     em_rm(&t->e, 0xc7 | EM_W, 0, X(if_bit));
     em32(&t->e, X86_FL_IF);
     t->shadow = true;
@@ -139,7 +129,7 @@ static bool set_ac(struct trans *t, bool on)
     em_store(e, RCX, X(rfl));
     tr_commit(t);
     em_rm(e, 0xc7, 0, X(kind));
-    em32(e, (t->kind & ~(unsigned)KIND_CTX) | to << 2);
+    em32(e, (t->kind & ~(unsigned)(KIND_CTX | KIND_SPLIT)) | to << 2);
     flow_fall_through(t);
     return true;
 }
@@ -214,7 +204,6 @@ static bool read_base(struct trans *t, unsigned seg)
     return true;
 }
 
-/* A value that is not canonical is left to the interpreter: its bits 63..47 are all the same. */
 static bool write_base(struct trans *t, unsigned seg)
 {
     struct emit *e = &t->e;
@@ -224,12 +213,7 @@ static bool write_base(struct trans *t, unsigned seg)
         return false;
     op_get(t, R11, op_gpr(t->op[0].reg.value, &high));
     if (t->op[0].size == 64) {
-        em_const(e, RCX, 16);
-        em_vex_rr(e, 1, 2, 1, 0xf7, R10, RCX, R11); /* shlx r10, r11, rcx */
-        em_vex_rr(e, 2, 2, 1, 0xf7, R10, RCX, R10); /* sarx r10, r10, rcx */
-        em_rr(e, 0xf7 | EM_W, 2, R10);              /* not */
-        em_lea(e, RCX, HMEM_X(R11, R10, 0, 1));
-        step_unless_zero(t);
+        tr_canonical(t, R11);
     } else {
         em_mov32(e, R11, R11);
     }
@@ -244,8 +228,32 @@ static bool ring0_fast(struct trans *t)
     return t->ctx != CTX_USER && fast(t);
 }
 
+/* STOS and MOVS. */
+static bool string(struct trans *t)
+{
+    unsigned width = t->m64 ? 64 : 32;
+    ZydisRegister seg = t->op[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? t->op[1].mem.segment : ZYDIS_REGISTER_DS;
+    struct xrec *r;
+
+    if (t->i->address_width != width || (t->i->attributes & ZYDIS_ATTRIB_HAS_REPNE) || seg == ZYDIS_REGISTER_FS ||
+        seg == ZYDIS_REGISTER_GS || (!t->m64 && seg == ZYDIS_REGISTER_CS))
+        return false;
+    r = tr_rec(t, X_FAST, t->off);
+    r->op = (uint16_t)t->i->mnemonic;
+    r->size = (uint16_t)(t->i->opcode & 1 ? __builtin_ctz(t->i->operand_width / 8) : 0);
+    r->rep = t->i->attributes & ZYDIS_ATTRIB_HAS_REP;
+    r->narrow = !t->m64;
+    r->down = t->kind & KIND_DF;
+    r->target = t->next;
+    tr_exit(t, r);
+    t->ended = true;
+    return true;
+}
+
 bool emit_system(struct trans *t)
 {
+    if (t->i->meta.category == ZYDIS_CATEGORY_STRINGOP)
+        return string(t);
     if (!t->m64 || (t->i->attributes & ZYDIS_ATTRIB_HAS_LOCK))
         return false;
     switch (t->i->mnemonic) {
@@ -281,29 +289,6 @@ bool emit_system(struct trans *t)
         return ring0_fast(t);
     case ZYDIS_MNEMONIC_SYSCALL:
         return t->ctx == CTX_USER && fast(t);
-    case ZYDIS_MNEMONIC_STOSB:
-    case ZYDIS_MNEMONIC_STOSW:
-    case ZYDIS_MNEMONIC_STOSD:
-    case ZYDIS_MNEMONIC_STOSQ:
-    case ZYDIS_MNEMONIC_MOVSB:
-    case ZYDIS_MNEMONIC_MOVSW:
-    case ZYDIS_MNEMONIC_MOVSD:
-    case ZYDIS_MNEMONIC_MOVSQ: {
-        unsigned log = (unsigned)__builtin_ctz(t->i->operand_width / 8);
-        struct xrec *r;
-
-        if (t->i->address_width != 64 || t->op[1].mem.segment == ZYDIS_REGISTER_FS ||
-            t->op[1].mem.segment == ZYDIS_REGISTER_GS || (t->i->attributes & ZYDIS_ATTRIB_HAS_REPNE))
-            return false;
-        r = tr_rec(t, X_FAST, t->off);
-        r->op = (uint16_t)t->i->mnemonic;
-        r->size = (uint16_t)(t->i->opcode & 1 ? log : 0);
-        r->rep = t->i->attributes & ZYDIS_ATTRIB_HAS_REP;
-        r->target = t->next;
-        tr_exit(t, r);
-        t->ended = true;
-        return true;
-    }
     default:
         return false;
     }

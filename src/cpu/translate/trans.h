@@ -24,6 +24,10 @@ enum {
     TR_META = sizeof(struct tblock) + TR_RECS * sizeof(struct xrec) + (TR_INSNS + 1) * sizeof(struct xside) + 64,
 };
 
+/* how.c */
+enum tr_how { HOW_STEP, HOW_GPR, HOW_VECTOR, HOW_STACK, HOW_FLOW, HOW_SPECIAL, HOW_SYSTEM };
+extern const uint8_t tr_how_table[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+
 enum stub_form { STUB_PLAIN, STUB_MISS, STUB_CROSS };
 
 /* One instruction as it was decoded. */
@@ -31,11 +35,11 @@ struct tr_insn {
     ZydisDecodedInstruction i;
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
     const uint8_t *raw;
-    uint16_t off;   /* in its page */
-    uint8_t group;  /* 1 + index of what its memory access belongs to, or 0 */
-    uint8_t last;   /* it is the group's last member */
-    int32_t disp;   /* of the access, from the base register as it is before this instruction */
-    int32_t at;     /* likewise, from where it was before the group's first member */
+    uint16_t off;  /* in its page */
+    uint8_t group; /* 1 + index of what its memory access belongs to, or 0 */
+    uint8_t last;  /* it is the group's last member */
+    int32_t disp;  /* of the access, from the base register as it is before this instruction */
+    int32_t at;    /* likewise, from where it was before the group's first member */
 };
 
 /*
@@ -57,21 +61,21 @@ struct trans {
     unsigned kind;
     bool m64;
     enum xl_ctx ctx;
-    gva_t page;   /* linear page; of PIC blocks only what it is just now */
-    int32_t off;  /* of the instruction in its page */
-    int32_t next; /* behind it */
+    gva_t page;              /* linear page; of PIC blocks only what it is just now */
+    int32_t off;             /* of the instruction in its page */
+    int32_t next;            /* behind it */
     const struct tr_insn *g; /* the instruction; i, op and raw are its parts */
     const ZydisDecodedInstruction *i;
     const ZydisDecodedOperand *op;
     const uint8_t *raw;
-    int r10_group;           /* host R10 holds this group's addend, or -1 */
+    int r10_group; /* host R10 holds this group's addend, or -1 */
     unsigned ninsns, ngroups;
-    bool single;              /* an instruction that crosses is a block of its own */
-    bool crossing;            /* what follows the block is likely to be one */
-    bool shadow;              /* STI was just before */
-    bool ended;               /* the instruction was the block's last */
+    bool single;                         /* an instruction that crosses is a block of its own */
+    bool crossing;                       /* what follows the block is likely to be one */
+    bool shadow;                         /* STI was just before */
+    bool ended;                          /* the instruction was the block's last */
     bool x87_checked, x87_paged, x87_op; /* the latter: the instruction is one */
-    uint32_t commit;          /* set by an emitter whose tail must not be run again; 0: none */
+    uint32_t commit;                     /* set by an emitter whose tail must not be run again; 0: none */
     struct xrec *recs;
     unsigned nrecs, nstubs, nside;
     struct tr_insn in[TR_INSNS]; /* up to here zeroed for each block */
@@ -106,11 +110,16 @@ bool op_address_ok(const struct trans *t, const ZydisDecodedOperand *m);
 void op_offset(struct trans *t, const ZydisDecodedOperand *m);
 /* From the linear address in R11: the lookup. The host address is then R11 + R10; uses RCX. */
 void op_lookup(struct trans *t, unsigned size, bool write);
+/* A host address, and whether it uses R11. */
+struct tr_place {
+    struct hmem m;
+    bool r11;
+};
 /*
  * The host address of the instruction's only grouped access (m, or NULL for the stack's), or of m by a lookup of its
- * own. Uses R10 and RCX; *r11 tells whether it uses R11. False: cannot be done here.
+ * own. Uses R10 and RCX. False: cannot be done here.
  */
-bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, bool write, struct hmem *at, bool *r11);
+bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, bool write, struct tr_place *at);
 /* group.c: finds the groups of t->in[0..ninsns). */
 void group_find(struct trans *t);
 /* guest register to a host register; never RCX's host place or home as target */
@@ -126,6 +135,10 @@ static inline uint32_t tr_recoff(const struct trans *t, const struct xrec *r)
 {
     return (uint32_t)((const uint8_t *)r - t->x->code.meta);
 }
+/* Leaves the instruction to the interpreter unless RCX is 0. */
+void tr_step_unless_zero(struct trans *t);
+/* Likewise unless the register (not R10) is a canonical address. Uses R10 and RCX, which may be the register. */
+void tr_canonical(struct trans *t, unsigned reg);
 /* jmp out of the block, with R10 as it is. */
 void tr_exit(struct trans *t, const struct xrec *r);
 static inline void tr_commit(struct trans *t)

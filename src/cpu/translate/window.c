@@ -18,7 +18,7 @@
 #include "cpu/translate/translate.h"
 #include "mem/mem.h"
 
-enum { SLOT_SHIFT = 39, SLOTS = XL_WIN_SLOTS, AROUND = 16, TICKS = 4, TICKS_MAX = 256, DROPS_MAX = 512, LOST_MAX = 64 };
+enum { SLOT_SHIFT = 39, SLOTS = XL_WIN_SLOTS, AROUND = 16, TICKS = 4, TICKS_MAX = 256, DROPS_MAX = 64, LOST_MAX = 64 };
 #define SLOT_SIZE (1UL << SLOT_SHIFT)
 #define GUARD (8UL << 30) /* on each side half of it: more than a displacement */
 #define STRIDE (SLOT_SIZE + GUARD)
@@ -119,8 +119,10 @@ void xl_win_flush_page(struct xlate *x, gva_t lin)
     p = entry(x, lin);
     if (p->used && p->lin == (lin & PAGE_MASK)) {
         drop_page(x, p);
-        if (++x->win.drops > DROPS_MAX)
+        if (++x->win.drops > DROPS_MAX) { /* the guest is busy with these pages */
+            x->win.ticks = 0;
             xl_win_flush(x);
+        }
     }
 }
 
@@ -295,8 +297,7 @@ bool xl_win_scan(struct xlate *x)
     for (unsigned k = 0; k < 256 && x->win.slots < SLOTS; k++) {
         uint64_t entry = 0;
 
-        if (x->wtab[k] == NO_BASE && x->phys.read(x, (c->cr3 & 0xffffffffff000) + 8 * k, &entry, 8) &&
-            (entry & 5) == 5)
+        if (x->wtab[k] == NO_BASE && x->phys.read(x, (c->cr3 & 0xffffffffff000) + 8 * k, &entry, 8) && (entry & 5) == 5)
             opened |= window(x, (gva_t)k << SLOT_SHIFT);
     }
     if (!opened && ++x->win.lost > LOST_MAX) { /* more address space than windows, it seems */
