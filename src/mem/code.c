@@ -119,7 +119,7 @@ bool mem_code_release(struct mem *m, gpa_t gpa)
     lock_take(&m->lock);
     none = !__atomic_load_n(&m->lines[f], __ATOMIC_SEQ_CST);
     if (none && (m->flags[f] & MEM_F_CODE_READY)) {
-        __atomic_fetch_and(&m->flags[f], (uint8_t)~(MEM_F_CODE | MEM_F_CODE_READY), __ATOMIC_SEQ_CST);
+        __atomic_fetch_and(&m->flags[f], (uint8_t) ~(MEM_F_CODE | MEM_F_CODE_READY), __ATOMIC_SEQ_CST);
         __atomic_fetch_sub(&m->code_frames, 1, __ATOMIC_RELAXED);
     } else {
         none = none && !(m->flags[f] & MEM_F_CODE);

@@ -181,8 +181,9 @@ static bool call(struct trans *t)
 static bool ret(struct trans *t)
 {
     unsigned size = t->m64 ? 8 : 4;
-    int32_t more =
-        t->i->operand_count_visible && t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? (int32_t)t->op[0].imm.value.u : 0;
+    int32_t more = t->i->operand_count_visible && t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE
+                       ? (int32_t)t->op[0].imm.value.u
+                       : 0;
 
     if (t->i->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || t->i->operand_width != size * 8)
         return false;

@@ -27,9 +27,10 @@ static bool plain_address(const struct trans *t, const struct tr_insn *in, const
 {
     bool high;
 
-    if (m->mem.type != ZYDIS_MEMOP_TYPE_MEM || m->mem.base == ZYDIS_REGISTER_NONE || m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP ||
-        m->mem.segment == ZYDIS_REGISTER_FS || m->mem.segment == ZYDIS_REGISTER_GS ||
-        in->i.address_width != (t->m64 ? 64 : 32) || (!t->m64 && m->mem.segment == ZYDIS_REGISTER_CS))
+    if (m->mem.type != ZYDIS_MEMOP_TYPE_MEM || m->mem.base == ZYDIS_REGISTER_NONE ||
+        m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP || m->mem.segment == ZYDIS_REGISTER_FS ||
+        m->mem.segment == ZYDIS_REGISTER_GS || in->i.address_width != (t->m64 ? 64 : 32) ||
+        (!t->m64 && m->mem.segment == ZYDIS_REGISTER_CS))
         return false;
     a->base = op_gpr(m->mem.base, &high);
     a->index = m->mem.index == ZYDIS_REGISTER_NONE ? NO_INDEX : op_gpr(m->mem.index, &high);
@@ -185,10 +186,9 @@ static struct open *open_new(struct trans *t, struct open *o, unsigned *n, const
                                               .lo = a->disp,
                                               .hi = a->disp + (int32_t)a->size,
                                               .write_first = a->write };
-    o[*n] = (struct open){ .group = t->ngroups++,
-                           .base = (uint8_t)a->base,
-                           .index = (uint8_t)a->index,
-                           .scale = (uint8_t)a->scale };
+    o[*n] = (struct open){
+        .group = t->ngroups++, .base = (uint8_t)a->base, .index = (uint8_t)a->index, .scale = (uint8_t)a->scale
+    };
     return &o[(*n)++];
 }
 
@@ -218,8 +218,7 @@ static void after(const struct trans *t, const struct tr_insn *in, struct open *
         if (o[k].index != NO_INDEX && writes(in, o[k].index))
             continue;
         if (writes(in, o[k].base) || call) {
-            if (!moves_by(t, in, o[k].base, &by) || by != (int32_t)by ||
-                o[k].moved + by != (int32_t)(o[k].moved + by))
+            if (!moves_by(t, in, o[k].base, &by) || by != (int32_t)by || o[k].moved + by != (int32_t)(o[k].moved + by))
                 continue;
             o[k].moved += by;
         }

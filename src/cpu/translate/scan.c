@@ -352,7 +352,8 @@ static bool decode(struct trans *t, const ZydisDecoder *d, unsigned at, unsigned
     in->group = 0;
     if (ZYAN_FAILED(ZydisDecoderDecodeFull(d, in->raw, avail, &in->i, in->op)))
         return false;
-    /* With 32-bit addresses Zydis 4.0 takes "no base, disp32" in a SIB for R13D when the base's extension bit is set. */
+    /* With 32-bit addresses Zydis 4.0 takes "no base, disp32" in a SIB for R13D when the base's extension bit is set.
+     */
     if (in->i.raw.modrm.mod == 0 && in->i.raw.modrm.rm == 4 && in->i.raw.sib.base == 5 && in->i.address_width == 32)
         for (unsigned k = 0; k < in->i.operand_count_visible; k++)
             if (in->op[k].type == ZYDIS_OPERAND_TYPE_MEMORY) {

@@ -173,8 +173,8 @@ struct xrec *xl_enter(struct xlate *x, const uint8_t *pc)
     call(x->vectors_live ? x->enter_light : x->enter);
     x->vectors_live = true;
     atomic_store_explicit(&x->in_cache, 0, memory_order_release);
-    x->cpu->rflags = x->rfl | x->if_bit | X86_FL_1 | (fl & (X86_FL_RF | X86_FL_VM)) | (x->fl >> 8 & 0xd5) |
-                     (x->fl & 1) << 11;
+    x->cpu->rflags =
+        x->rfl | x->if_bit | X86_FL_1 | (fl & (X86_FL_RF | X86_FL_VM)) | (x->fl >> 8 & 0xd5) | (x->fl & 1) << 11;
 #ifdef GAZDA_DEBUG /* sanitizers' code uses vector registers */
     xl_vectors_save(x);
 #endif

@@ -31,11 +31,11 @@ struct tr_insn {
     ZydisDecodedInstruction i;
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
     const uint8_t *raw;
-    uint16_t off;   /* in its page */
-    uint8_t group;  /* 1 + index of what its memory access belongs to, or 0 */
-    uint8_t last;   /* it is the group's last member */
-    int32_t disp;   /* of the access, from the base register as it is before this instruction */
-    int32_t at;     /* likewise, from where it was before the group's first member */
+    uint16_t off;  /* in its page */
+    uint8_t group; /* 1 + index of what its memory access belongs to, or 0 */
+    uint8_t last;  /* it is the group's last member */
+    int32_t disp;  /* of the access, from the base register as it is before this instruction */
+    int32_t at;    /* likewise, from where it was before the group's first member */
 };
 
 /*
@@ -57,21 +57,21 @@ struct trans {
     unsigned kind;
     bool m64;
     enum xl_ctx ctx;
-    gva_t page;   /* linear page; of PIC blocks only what it is just now */
-    int32_t off;  /* of the instruction in its page */
-    int32_t next; /* behind it */
+    gva_t page;              /* linear page; of PIC blocks only what it is just now */
+    int32_t off;             /* of the instruction in its page */
+    int32_t next;            /* behind it */
     const struct tr_insn *g; /* the instruction; i, op and raw are its parts */
     const ZydisDecodedInstruction *i;
     const ZydisDecodedOperand *op;
     const uint8_t *raw;
-    int r10_group;           /* host R10 holds this group's addend, or -1 */
+    int r10_group; /* host R10 holds this group's addend, or -1 */
     unsigned ninsns, ngroups;
-    bool single;              /* an instruction that crosses is a block of its own */
-    bool crossing;            /* what follows the block is likely to be one */
-    bool shadow;              /* STI was just before */
-    bool ended;               /* the instruction was the block's last */
+    bool single;                         /* an instruction that crosses is a block of its own */
+    bool crossing;                       /* what follows the block is likely to be one */
+    bool shadow;                         /* STI was just before */
+    bool ended;                          /* the instruction was the block's last */
     bool x87_checked, x87_paged, x87_op; /* the latter: the instruction is one */
-    uint32_t commit;          /* set by an emitter whose tail must not be run again; 0: none */
+    uint32_t commit;                     /* set by an emitter whose tail must not be run again; 0: none */
     struct xrec *recs;
     unsigned nrecs, nstubs, nside;
     struct tr_insn in[TR_INSNS]; /* up to here zeroed for each block */

@@ -39,11 +39,11 @@ enum {
     KIND_PIC = 1 << 7, /* runs at any linear address; page_va[] tells */
     KIND_FS = 1 << 8,  /* 32-bit code: FS has 4 GiB */
     KIND_GS = 1 << 9,
-    KIND_SMAP = 1 << 10, /* SMAP is on, so AC is what the context says */
-    KIND_FSGS = 1 << 11, /* RDFSBASE and its like may be used */
+    KIND_SMAP = 1 << 10,  /* SMAP is on, so AC is what the context says */
+    KIND_FSGS = 1 << 11,  /* RDFSBASE and its like may be used */
     KIND_SPLIT = 1 << 12, /* each memory access has a lookup of its own; never what the vCPU is in */
-    KIND_WIN = 1 << 13,  /* memory through windows */
-    KIND_NONE = 1 << 15, /* not for translated code */
+    KIND_WIN = 1 << 13,   /* memory through windows */
+    KIND_NONE = 1 << 15,  /* not for translated code */
 };
 static inline enum xl_ctx kind_ctx(unsigned kind)
 {
@@ -145,12 +145,12 @@ struct xlate {
     bool io_pending;   /* the interpreter waits for the answer to an access */
     bool no_pext;      /* PEXT is slow here */
     bool avx;
-    bool one_insn;       /* blocks of one instruction */
+    bool one_insn;        /* blocks of one instruction */
     uintptr_t fault_host; /* of the last host fault: address, */
     bool fault_write;     /* direction, */
     uint8_t fault_trap;   /* vector */
-    bool vectors_live; /* the host's vector registers and MXCSR are the guest's, and cpu's are stale */
-    bool step_due; /* the next instruction goes to the interpreter */
+    bool vectors_live;    /* the host's vector registers and MXCSR are the guest's, and cpu's are stale */
+    bool step_due;        /* the next instruction goes to the interpreter */
     _Atomic bool careful;
     uint32_t crossing, crossing_user; /* links between pages */
     uint32_t pauses;
@@ -160,9 +160,9 @@ struct xlate {
         gva_t page[32];
     } late;
     struct codemem code;
-    struct trans *scratch;                      /* trans.h */
+    struct trans *scratch;                                                   /* trans.h */
     const uint8_t *enter, *enter_light, *exit, *save, *retry, *abort, *dead; /* stubs, in this order */
-    uint32_t rec_fault, rec_kick, rec_win;               /* the records of these */
+    uint32_t rec_fault, rec_kick, rec_win;                                   /* the records of these */
     struct x86_phys phys;
 
     /* Requests of other threads. */
@@ -211,8 +211,8 @@ enum xrec_kind {
     X_FAST,   /* the instruction at off is done in C; op tells which */
     X_PAUSE,
     X_ABORT, /* enter was not made */
-    X_WIN,    /* a host fault while there are windows: fault_*; aux is the address of the instruction */
-    X_FAULT,  /* a host fault or a kick at the instruction aux, from a signal handler */
+    X_WIN,   /* a host fault while there are windows: fault_*; aux is the address of the instruction */
+    X_FAULT, /* a host fault or a kick at the instruction aux, from a signal handler */
     X_KICK,
 };
 
@@ -229,8 +229,8 @@ struct xrec {
     uint8_t kind;
     uint16_t size;
     bool write, cross, indirect;
-    bool write_first; /* X_GROUP: the instruction at off stores */
-    uint8_t failed;   /* X_GROUP: how often filling was of no use */
+    bool write_first;  /* X_GROUP: the instruction at off stores */
+    uint8_t failed;    /* X_GROUP: how often filling was of no use */
     bool rep;          /* of a string instruction; size: log 2 of the item */
     bool shadow;       /* the instruction at off must not be interrupted: STI was before it */
     struct xrec *next; /* among those linked to the same block */
