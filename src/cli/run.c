@@ -34,6 +34,7 @@ enum {
     OPT_SERIAL,
     OPT_CONSOLE,
     OPT_ENGINE,
+    OPT_VERIFY,
     OPT_NO_REBOOT,
     OPT_NAME,
     OPT_DEBUG_EXIT,
@@ -54,6 +55,7 @@ static const struct option options[] = {
     { "serial", required_argument, NULL, OPT_SERIAL },
     { "console", required_argument, NULL, OPT_CONSOLE },
     { "engine", required_argument, NULL, OPT_ENGINE },
+    { "verify", no_argument, NULL, OPT_VERIFY },
     { "no-reboot", no_argument, NULL, OPT_NO_REBOOT },
     { "name", required_argument, NULL, OPT_NAME },
     { "debug-exit", no_argument, NULL, OPT_DEBUG_EXIT },
@@ -155,6 +157,9 @@ static int set_option(struct run_options *o, int opt, char *arg, struct err *e)
         return 0;
     case OPT_ENGINE:
         return set_engine(o, arg, e);
+    case OPT_VERIFY:
+        o->mc.tuning.verify = true;
+        return 0;
     case OPT_NO_REBOOT:
         o->mc.no_reboot = true;
         return 0;
@@ -195,6 +200,8 @@ static int parse(struct run_options *o, int argc, char **argv, struct err *e)
         return err_set(e, EINVAL, "unexpected argument \"%s\"; see \"gazda help run\"", argv[optind]);
     if (!o->boot.kernel && o->boot.kind != BOOT_AUTO)
         return err_set(e, EINVAL, "--boot needs --kernel");
+    if (o->mc.tuning.verify && o->mc.engine != &engine_translate)
+        return err_set(e, EINVAL, "--verify: only engine translate can be verified; this is %s", o->mc.engine->name);
     return 0;
 }
 

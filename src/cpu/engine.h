@@ -8,8 +8,7 @@
  *   KICKED      somebody called kick (it may be spurious). Nothing else is valid.
  *   PIO, MMIO,  one access of 1, 2, 4 or 8 bytes. The instruction has NOT retired: the vCPU does the access, for
  *   MSR, TPR    reads puts the answer into exit.io.data, and calls run again, which completes the instruction (or
- *               exits for its next access) before it takes any interrupt. exit.io.fault = true on the way back makes
- *               an MSR access raise #GP(0).
+ *               exits for its next access) before any interrupt. exit.io.fault on the way back: an MSR raises #GP(0).
  *   HYPERCALL   VMCALL or VMMCALL; same protocol, the result for RAX goes into exit.io.data.
  *   HLT         retired; RIP is after it. The vCPU sleeps until an interrupt that may be delivered arrives.
  *   PAUSE       a spin loop was noticed; a hint to yield the host CPU. RIP is exact.
@@ -26,7 +25,7 @@
 #ifndef GAZDA_CPU_ENGINE_H
 #define GAZDA_CPU_ENGINE_H
 
-#include "base/types.h"
+#include "cpu/tuning.h"
 #include "x86/cpu_state.h"
 #include "x86/cpuid.h"
 
@@ -100,7 +99,7 @@ enum sync_dir {
 /* One const table per engine; its state hangs off struct vcpu. */
 struct engine_ops {
     const char *name;
-    /* Allocates v->cpu (in RESET state) and v->engine. v->id, mem and model are set. 0 or -errno. */
+    /* Allocates v->cpu (in RESET state) and v->engine. v->id, mem, model and tuning are set. 0 or -errno. */
     int (*create)(struct vcpu *v);
     void (*destroy)(struct vcpu *v);
     int (*run)(struct vcpu *v, struct vcpu_exit *out); /* 0, or -errno for a host failure */
@@ -128,6 +127,7 @@ struct vcpu {
     const struct engine_ops *ops;
     struct mem *mem;
     const struct x86_model *model;
+    struct engine_tuning tuning;
     struct cpu_state *cpu; /* lives in the engine's storage */
     void *engine;
     struct {

@@ -423,6 +423,7 @@ struct vcpu_thread *vcpu_new(const struct vcpu_config *cfg, struct err *e)
     t->v.ops = cfg->engine;
     t->v.mem = cfg->mem;
     t->v.model = cfg->model;
+    t->v.tuning = cfg->tuning;
     t->req = REQ_PAUSE;
     t->wait_sipi = cfg->id != 0;
     lock_init(&t->lock, LOCK_VCPU);

@@ -33,6 +33,7 @@ struct vcpu_config {
     struct mem *mem;
     struct bus *bus;
     const struct x86_model *model;
+    struct engine_tuning tuning;
     const struct irq_ctl *irq; /* the vCPU's LAPIC */
     /* Below: arg is irq->lapic. One access to the LAPIC's page, if it answers there (xAPIC mode, at its base): true. */
     bool (*lapic_mmio)(void *lapic, gpa_t gpa, uint64_t *data, unsigned len, bool write);

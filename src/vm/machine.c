@@ -316,6 +316,7 @@ static int build_cpu(struct machine *m, unsigned i, struct err *e)
         .mem = m->mem,
         .bus = m->bus,
         .model = &m->model,
+        .tuning = m->cfg.tuning,
         .irq = &m->irq_ctl[i],
         .lapic_mmio = lapic_mmio,
         .lapic_init = (void (*)(void *))lapic_init_reset,
@@ -402,6 +403,7 @@ struct machine *machine_new(const struct machine_config *cfg, struct err *e)
         return NULL;
     }
     m->cfg = *cfg;
+    m->cfg.tuning.cpus = cfg->cpus;
     m->pauses = 1;
     lock_init(&m->lock, LOCK_MACHINE);
     pthread_cond_init(&m->cond, NULL);

@@ -52,6 +52,7 @@ struct machine_config {
     const char *serial;  /* chardev specification of COM1 */
     const char *console; /* of a virtio console; NULL = none */
     const struct engine_ops *engine;
+    struct engine_tuning tuning; /* all but .cpus */
     bool no_reboot;
     bool debug_exit; /* port 0xf4 */
 };
