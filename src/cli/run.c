@@ -35,6 +35,7 @@ enum {
     OPT_CONSOLE,
     OPT_ENGINE,
     OPT_MMU,
+    OPT_VERIFY,
     OPT_NO_REBOOT,
     OPT_NAME,
     OPT_DEBUG_EXIT,
@@ -56,6 +57,7 @@ static const struct option options[] = {
     { "console", required_argument, NULL, OPT_CONSOLE },
     { "engine", required_argument, NULL, OPT_ENGINE },
     { "mmu", required_argument, NULL, OPT_MMU },
+    { "verify", no_argument, NULL, OPT_VERIFY },
     { "no-reboot", no_argument, NULL, OPT_NO_REBOOT },
     { "name", required_argument, NULL, OPT_NAME },
     { "debug-exit", no_argument, NULL, OPT_DEBUG_EXIT },
@@ -173,6 +175,9 @@ static int set_option(struct run_options *o, int opt, char *arg, struct err *e)
         return set_engine(o, arg, e);
     case OPT_MMU:
         return set_mmu(o, arg, e);
+    case OPT_VERIFY:
+        o->mc.tuning.verify = true;
+        return 0;
     case OPT_NO_REBOOT:
         o->mc.no_reboot = true;
         return 0;
@@ -213,6 +218,8 @@ static int parse(struct run_options *o, int argc, char **argv, struct err *e)
         return err_set(e, EINVAL, "unexpected argument \"%s\"; see \"gazda help run\"", argv[optind]);
     if (!o->boot.kernel && o->boot.kind != BOOT_AUTO)
         return err_set(e, EINVAL, "--boot needs --kernel");
+    if (o->mc.tuning.verify && o->mc.engine != &engine_translate)
+        return err_set(e, EINVAL, "--verify: only engine translate can be verified; this is %s", o->mc.engine->name);
     return 0;
 }
 

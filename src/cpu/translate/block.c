@@ -164,7 +164,7 @@ static void patch(struct xlate *x, uint32_t at, uint32_t to)
 
 void xl_link(struct xlate *x, struct xrec *r, struct tblock *to)
 {
-    if (r->to || to->dead || r->b->dead)
+    if (r->to || to->dead || r->b->dead || x->verify)
         return;
     if (to->gpa2 != NO_GPA) { /* it depends on the mapping of another page */
         if (kind_ctx(to->kind) == CTX_USER)

@@ -17,7 +17,7 @@
 
 #include <Zydis/Zydis.h>
 
-#include "cpu/translate/translate.h"
+#include "cpu/translate/verify.h"
 #include "mem/mem.h"
 
 enum { STEPS_OTHER_MODE = 200, PAUSES = 16 };
@@ -97,7 +97,7 @@ static const struct mem_listener listener = {
     .unmap = on_unmap, .protect = on_unmap, .code_marked = on_code_marked, .code_written = on_code_written
 };
 
-static void drop_all(struct xlate *x)
+void xl_drop_all(struct xlate *x)
 {
     xl_tlb_flush(x, true);
     for (unsigned g = 0; g < CODE_REGIONS; g++)
@@ -115,7 +115,7 @@ static void take_requests(struct xlate *x)
     lock_take(&x->req_lock);
     atomic_fetch_and(&x->attention, ~(uint32_t)ATT_REQ);
     if (x->req.flush)
-        drop_all(x);
+        xl_drop_all(x);
     for (unsigned k = 0; k < x->req.n && !x->req.flush; k++) {
         if (x->req.e[k].written)
             xl_drop_frame(x, x->req.e[k].gpa);
@@ -138,6 +138,7 @@ void xl_refresh(struct xlate *x)
     x->tsc_offset = c->tsc_offset;
     x->tsc_aux = c->msr.tsc_aux;
     xl_set_kind(x, xl_kind_now(x));
+    xl_verify_moved(x);
 }
 
 /* ---- the interpreter ---- */
@@ -158,26 +159,29 @@ void xl_late_flush(struct xlate *x)
     x->late.local = false;
 }
 
-/* True: run must return with v->exit. */
-static bool step(struct xlate *x, unsigned n)
+struct xl_steps xl_steps_begin(struct xlate *x)
+{
+    struct vcpu *in = &x->inner;
+
+    xl_late_flush(x);
+    xl_x87_save(x);
+    in->irq_window = x->v->irq_window;
+    in->nmi_window = x->v->nmi_window;
+    in->exit.kind = EXIT_STEPPED;
+    return (struct xl_steps){ .all = in->flushed.all, .local = in->flushed.local, .page = in->flushed.page };
+}
+
+bool xl_steps_end(struct xlate *x, const struct xl_steps *s)
 {
     struct vcpu *in = &x->inner, *v = x->v;
 
-    xl_late_flush(x);
-    uint32_t all = in->flushed.all, local = in->flushed.local, page = in->flushed.page;
-
-    xl_x87_save(x);
-    in->irq_window = v->irq_window;
-    in->nmi_window = v->nmi_window;
-    in->ops->step(in, n, &in->exit);
-    x->st.steps++;
-    if (in->flushed.all != all)
+    if (in->flushed.all != s->all)
         xl_tlb_flush(x, true);
-    else if (in->flushed.local != local)
+    else if (in->flushed.local != s->local)
         xl_tlb_flush(x, false);
-    if (in->flushed.page == page + 1)
+    if (in->flushed.page == s->page + 1)
         xl_tlb_flush_page(x, in->flushed.lin);
-    else if (in->flushed.page != page)
+    else if (in->flushed.page != s->page)
         xl_tlb_flush(x, true);
     xl_refresh(x);
     if (in->exit.kind == EXIT_STEPPED)
@@ -185,6 +189,16 @@ static bool step(struct xlate *x, unsigned n)
     v->exit = in->exit;
     x->io_pending = is_io(v->exit.kind);
     return true;
+}
+
+/* True: run must return with v->exit. */
+static bool step(struct xlate *x, unsigned n)
+{
+    struct xl_steps s = xl_steps_begin(x);
+
+    x->inner.ops->step(&x->inner, n, &x->inner.exit);
+    x->st.steps++;
+    return xl_steps_end(x, &s);
 }
 
 /* With a debugger or break points everything is interpreted. */
@@ -241,7 +255,7 @@ static void link_exit(struct xlate *x, struct xrec *r)
     if ((b->kind & KIND_MODE) != X86_MODE_64)
         rip = (uint32_t)rip;
     x->cpu->rip = rip;
-    if (b->dead || x->kind == KIND_NONE)
+    if (b->dead || x->kind == KIND_NONE || x->verify)
         return;
     to = xl_lookup(x, rip, false);
     if (to && !b->dead && (kind_ctx(b->kind) != CTX_USER || to->gpa >> PAGE_SHIFT == b->gpa >> PAGE_SHIFT))
@@ -303,8 +317,7 @@ static const uint8_t *win_exit(struct xlate *x)
     return NULL;
 }
 
-/* True: leave run. resume: go on there instead of looking rip up. */
-static bool exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
+bool xl_exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
 {
     struct cpu_state *c = x->cpu;
 
@@ -423,7 +436,13 @@ static void loop(struct xlate *x)
                 continue;
             }
         }
-        if (exited(x, xl_enter(x, resume), &resume))
+        if (unlikely(x->verify != NULL)) {
+            if (xl_verify_run(x, resume))
+                return;
+            resume = NULL;
+            continue;
+        }
+        if (xl_exited(x, xl_enter(x, resume), &resume))
             return;
     }
 }
@@ -517,6 +536,8 @@ static int translate_create(struct vcpu *v)
     if (!r)
         r = xl_signals_install();
     if (!r)
+        r = xl_verify_new(x);
+    if (!r)
         r = mem_listen(v->mem, &listener, x);
     if (r)
         goto undo_code;
@@ -533,6 +554,7 @@ undo_listen:
     mem_unlisten(v->mem, &listener, x);
 undo_code:
     xl_scan_fini(x);
+    xl_verify_free(x);
     codemem_free(&x->code);
 undo_inner:
     x->inner.ops->destroy(&x->inner);
@@ -553,6 +575,7 @@ static void translate_destroy(struct vcpu *v)
     x->inner.ops->destroy(&x->inner);
     xl_scan_fini(x);
     xl_win_fini(x);
+    xl_verify_free(x);
     codemem_free(&x->code);
     lock_destroy(&x->req_lock);
     munmap(x, (sizeof(*x) + PAGE_SIZE - 1) & PAGE_MASK);
@@ -621,6 +644,11 @@ static void translate_stats(const struct vcpu *v, void (*put)(void *arg, const c
     put(arg, "windows.promotions", s->win_promotions);
     put(arg, "interpreted", s->steps);
     put(arg, "missed_to_interpreter", s->miss_steps);
+    if (x->verify) {
+        put(arg, "verify.instructions", s->verified);
+        put(arg, "verify.not_compared", s->verify_skipped);
+        put(arg, "verify.memory_changed_meanwhile", s->verify_races);
+    }
     for (unsigned k = 0; k < ARRAY_LEN(s->step_op); k++) {
         if (!s->step_op[k])
             continue;

@@ -16,6 +16,10 @@ static void jump_cache(struct trans *t, const struct xrec *r)
     struct emit *e = &t->e;
     size_t jc = offsetof(struct xlate, jc) + t->ctx * sizeof(struct xl_jc);
 
+    if (t->x->verify) { /* which wants to see each block */
+        tr_exit(t, r);
+        return;
+    }
     em_rr(e, EM_0F | 0xb7, R11, R10); /* movzx r11d, r10w */
     em_load(e, RCX, HGS_X(R11, jc + offsetof(struct xl_jc, neg_va)));
     em_lea(e, RCX, HMEM_X(RCX, R10, 0, 0));

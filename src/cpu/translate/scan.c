@@ -4,6 +4,7 @@
  * ends it. What is not listed here is the interpreter's (default deny).
  */
 #include "cpu/translate/trans.h"
+#include "cpu/translate/verify.h"
 #include "mem/mem.h"
 
 #include <errno.h>
@@ -104,6 +105,7 @@ static enum tr_how how(const struct trans *t)
 
 static bool emit_one(struct trans *t)
 {
+    const struct engine_tuning *tune = &t->x->v->tuning;
     uint32_t n = t->e.n;
     unsigned nrecs = t->nrecs, nstubs = t->nstubs;
     enum tr_how h = how(t);
@@ -135,8 +137,12 @@ static bool emit_one(struct trans *t)
         ok = false;
         break;
     }
-    if (ok)
+    if (ok) {
+        if (unlikely(tune->spoil.n && tune->spoil.mnemonic == t->i->mnemonic))
+            em_bytes(&t->e, tune->spoil.code, tune->spoil.n);
         return true;
+    }
+    t->stepped = true;
     t->e.n = n;
     t->nrecs = nrecs;
     t->nstubs = nstubs;
@@ -261,6 +267,12 @@ static bool ends_block(const ZydisDecodedInstruction *i)
     }
 }
 
+/* What comes behind it cannot be compared. */
+static bool reads_clock(const ZydisDecodedInstruction *i)
+{
+    return i->mnemonic == ZYDIS_MNEMONIC_RDTSC || i->mnemonic == ZYDIS_MNEMONIC_RDTSCP;
+}
+
 /* Decodes what may become the block. False: not even the first instruction. */
 static bool decode_ahead(struct trans *t, const struct xl_source *s, unsigned avail)
 {
@@ -284,7 +296,7 @@ static bool decode_ahead(struct trans *t, const struct xl_source *s, unsigned av
         in->off = (uint16_t)((s->lin & ~PAGE_MASK) + at);
         at += in->i.length;
         t->ninsns++;
-        if (t->single || ends_block(&in->i))
+        if (t->single || ends_block(&in->i) || (t->x->verify && reads_clock(&in->i)))
             break;
     }
     return true;
@@ -312,6 +324,7 @@ static void undecodable(struct trans *t)
     tr_exit(t, tr_rec(t, X_STEP, t->off));
     t->side[0].commit = (uint16_t)t->e.n;
     t->nside = 1;
+    t->stepped = true;
 }
 
 struct tblock *xl_translate(struct xlate *x, const struct xl_source *s)
@@ -356,5 +369,7 @@ struct tblock *xl_translate(struct xlate *x, const struct xl_source *s)
     }
     t->e.max = TR_CODE;
     finish(t, (unsigned)(t->off - (int32_t)(s->lin & ~PAGE_MASK)));
+    if (unlikely(x->verify != NULL))
+        xl_verify_note(t);
     return t->b;
 }

@@ -74,6 +74,7 @@ struct trans {
     bool crossing;                       /* what follows the block is likely to be one */
     bool shadow;                         /* STI was just before */
     bool ended;                          /* the instruction was the block's last */
+    bool stepped;                        /* and is the interpreter's */
     bool x87_checked, x87_paged, x87_op; /* the latter: the instruction is one */
     uint32_t commit;                     /* set by an emitter whose tail must not be run again; 0: none */
     struct xrec *recs;

@@ -111,7 +111,7 @@ struct xl_win {
 struct xl_stats {
     uint64_t win_misses, win_fills, win_flushes, win_promotions;
     uint64_t blocks, insns, code_bytes, evictions, dead_blocks, misses, fills, flushes, steps, lookups, links, faults,
-        kicks, entries, miss_steps;
+        kicks, entries, miss_steps, verified, verify_skipped, verify_races;
     uint32_t step_op[2048]; /* by ZydisMnemonic */
 };
 
@@ -146,12 +146,13 @@ struct xlate {
     bool io_pending;   /* the interpreter waits for the answer to an access */
     bool no_pext;      /* PEXT is slow here */
     bool avx;
-    bool one_insn;        /* blocks of one instruction */
-    uintptr_t fault_host; /* of the last host fault: address, */
-    bool fault_write;     /* direction, */
-    uint8_t fault_trap;   /* vector */
-    bool vectors_live;    /* the host's vector registers and MXCSR are the guest's, and cpu's are stale */
-    bool step_due;        /* the next instruction goes to the interpreter */
+    struct xl_verify *verify; /* verify.h; NULL: not asked for */
+    bool one_insn;            /* blocks of one instruction */
+    uintptr_t fault_host;     /* of the last host fault: address, */
+    bool fault_write;         /* direction, */
+    uint8_t fault_trap;       /* vector */
+    bool vectors_live;        /* the host's vector registers and MXCSR are the guest's, and cpu's are stale */
+    bool step_due;            /* the next instruction goes to the interpreter */
     _Atomic bool careful;
     uint32_t crossing; /* links between pages of kernel code */
     uint32_t pauses;
@@ -334,6 +335,16 @@ void xl_vectors_save(struct xlate *x);
 
 /* engine.c: after cpu_state was changed other than by translated code. */
 void xl_refresh(struct xlate *x);
+/* Around steps of the interpreter: what it did to translations is done here too. end true: run must return v->exit. */
+struct xl_steps {
+    uint32_t all, local, page;
+};
+struct xl_steps xl_steps_begin(struct xlate *x);
+bool xl_steps_end(struct xlate *x, const struct xl_steps *s);
+/* Acts on a way out of translated code. True: leave run. resume: go on there instead of looking rip up. */
+bool xl_exited(struct xlate *x, struct xrec *r, const uint8_t **resume);
+/* Empties code memory and all TLBs. */
+void xl_drop_all(struct xlate *x);
 /* Tells the interpreter about flushes that were done here. */
 void xl_late_flush(struct xlate *x);
 
