@@ -25,7 +25,10 @@ struct xrec *tr_rec(struct trans *t, enum xrec_kind kind, int32_t off)
 {
     struct xrec *r = &t->recs[t->nrecs < TR_RECS - 1 ? t->nrecs++ : t->nrecs];
 
-    *r = (struct xrec){ .kind = (uint8_t)kind, .off = off, .b = t->b, .shadow = t->shadow };
+    *r = (struct xrec){ .kind = (uint8_t)kind,
+                        .off = off,
+                        .b = t->b,
+                        .shadow = t->shadow && kind != X_LINK && kind != X_LOOKUP && kind != X_PAUSE };
     return r;
 }
 
