@@ -144,8 +144,7 @@ struct vcpu {
     } flushed;
 };
 
-extern const struct engine_ops engine_interp, engine_translate;
-/* The same with windows from the start, so that tests run both tiers. */
-extern const struct engine_ops engine_translate_window;
+/* _window: with windows from the start, so that tests run both tiers. */
+extern const struct engine_ops engine_interp, engine_translate, engine_translate_window;
 
 #endif

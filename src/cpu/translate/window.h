@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/* Windows: window.c tells what they are. */
+#ifndef GAZDA_CPU_TRANSLATE_WINDOW_H
+#define GAZDA_CPU_TRANSLATE_WINDOW_H
+
+#include "cpu/tuning.h"
+#include "cpu/translate/softtlb.h"
+
+enum { XL_WIN_SLOTS = 4, XL_WIN_PAGES = 1 << 18 };
+
+struct xl_win_page {
+    gva_t lin;
+    uint32_t frame;
+    bool used, logged, write;
+};
+struct xl_win_slot {
+    unsigned index;   /* bits 39..47 of the addresses */
+    uintptr_t lo, hi; /* host addresses between which something is mapped */
+};
+struct xl_win {
+    enum engine_mmu mode;
+    bool active;
+    unsigned ticks, need; /* timer ticks without a flush; how many promote */
+    unsigned drops, lost, maps, maps_max;
+    uintptr_t area;
+    unsigned slots;
+    struct xl_win_slot slot[XL_WIN_SLOTS];
+    uint32_t n; /* in log */
+    uint32_t log[XL_WIN_PAGES];
+    struct xl_win_page page[XL_WIN_PAGES]; /* by page number: what is mapped */
+};
+
+/* 0 or -errno; a host without the address space falls back to the soft TLB unless windows were asked for. */
+int xl_win_init(struct xlate *x);
+void xl_win_fini(struct xlate *x);
+/* Drops all; ends their use for a while, unless they were asked for. */
+void xl_win_flush(struct xlate *x);
+void xl_win_flush_page(struct xlate *x, gva_t lin);
+/* The frame begins to hold code: nothing may be mapped for writing. */
+void xl_win_protect(struct xlate *x, gpa_t gpa);
+/* A timer tick: may promote. */
+void xl_win_tick(struct xlate *x);
+/* After a fault at a host address. RETRY: the page is there now. */
+enum xl_miss xl_win_miss(struct xlate *x, uintptr_t host, bool write);
+bool xl_win_scan(struct xlate *x);
+
+#endif
