@@ -112,8 +112,7 @@ struct engine_ops {
      * that one raised. NULL where an engine does not offer it.
      */
     int (*step)(struct vcpu *v, unsigned n, struct vcpu_exit *out);
-    /* Of the same: the caller changed CR3 itself, so all that is not global goes; or did INVLPG. */
-    void (*flush_local)(struct vcpu *v);
+    void (*flush_local)(struct vcpu *v); /* of the same: the caller loaded CR3, or did INVLPG, itself */
     void (*flush_page)(struct vcpu *v, gva_t lin);
     bool (*can_intr)(const struct vcpu *v); /* IF set and no shadow; vCPU thread, between runs */
     void (*debug_changed)(struct vcpu *v);
