@@ -135,7 +135,7 @@ void xl_set_kind(struct xlate *x, unsigned kind)
 
 void xl_jc_forget(struct xlate *x, gva_t lin)
 {
-    unsigned k = lin & (JC_ENTRIES - 1);
+    unsigned k = (unsigned)(lin & x->jc_mask);
 
     for (unsigned c = 0; c < CTXS; c++)
         if (x->jc[c].neg_va[k] == -lin)
@@ -145,10 +145,10 @@ void xl_jc_forget(struct xlate *x, gva_t lin)
 static void jc_add(struct xlate *x, enum xl_ctx ctx, gva_t lin, const uint8_t *code)
 {
     struct xl_jc *jc = &x->jc[ctx];
-    unsigned k = lin & (JC_ENTRIES - 1);
+    unsigned k = (unsigned)(lin & x->jc_mask);
 
     if (jc->neg_va[k] == no_va(k))
-        jc->log[jc->n++] = (uint16_t)k;
+        jc->log[jc->n++] = k;
     jc->neg_va[k] = -lin;
     jc->code[k] = code;
 }
@@ -242,9 +242,9 @@ static uint64_t mix(gpa_t gpa, gva_t page, unsigned kind)
 
 static struct tblock **bucket(struct xlate *x, gpa_t gpa, gva_t page, unsigned kind)
 {
-    return &x->hash[mix(gpa, page, kind) >> 50];
+    return &x->hash[mix(gpa, page, kind) >> 47];
 }
-_Static_assert(ARRAY_LEN(((struct xlate *)0)->hash) == 1 << 14, "the shift above");
+_Static_assert(ARRAY_LEN(((struct xlate *)0)->hash) == 1 << 17, "the shift above");
 
 static struct frame_ref **frame_list(struct xlate *x, gpa_t gpa)
 {
@@ -336,8 +336,8 @@ const uint8_t *xl_find(struct xlate *x)
 
     if ((x->kind & KIND_MODE) != X86_MODE_64)
         lin = (uint32_t)lin;
-    if (!(x->kind & KIND_DF) && jc->neg_va[lin & (JC_ENTRIES - 1)] == -lin) {
-        const uint8_t *code = jc->code[lin & (JC_ENTRIES - 1)];
+    if (!(x->kind & KIND_DF) && jc->neg_va[lin & x->jc_mask] == -lin) {
+        const uint8_t *code = jc->code[lin & x->jc_mask];
         x->aux = lin;
         return code;
     }

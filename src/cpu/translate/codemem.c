@@ -71,7 +71,7 @@ void *codemem_meta(struct codemem *m, size_t size)
 
     size = (size + 15) & ~(size_t)15;
     m->meta_pos += (uint32_t)size;
-    return memset(p, 0, size);
+    return p;
 }
 
 void codemem_commit(struct codemem *m, uint32_t code, struct tblock *b)

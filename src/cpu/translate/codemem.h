@@ -11,7 +11,8 @@
 
 #include "base/types.h"
 
-enum { CODE_REGIONS = 8, CODE_REGION = 4 << 20, META_REGION = 4 << 20, CODE_BLOCKS = 1 << 15 };
+/* Address space; memory is used as far as code fills it. */
+enum { CODE_REGIONS = 8, CODE_REGION = 16 << 20, META_REGION = 32 << 20, CODE_BLOCKS = 1 << 17 };
 
 struct codemem {
     uint8_t *rw;
@@ -33,7 +34,7 @@ int codemem_new(struct codemem *m, void (*drop)(void *arg, unsigned region), voi
 void codemem_free(struct codemem *m);
 /* Makes room for that much code and metadata; may drop a region. */
 void codemem_reserve(struct codemem *m, unsigned code, unsigned meta);
-/* Zeroed metadata out of what was reserved. */
+/* Metadata out of what was reserved; what it holds is not defined. */
 void *codemem_meta(struct codemem *m, size_t size);
 void codemem_commit(struct codemem *m, uint32_t code, struct tblock *b);
 /* Offset in the code memory where the next code goes. */

@@ -20,7 +20,10 @@ static void jump_cache(struct trans *t, const struct xrec *r)
         tr_exit(t, r);
         return;
     }
-    em_rr(e, EM_0F | 0xb7, R11, R10); /* movzx r11d, r10w */
+    if (t->x->no_pext)
+        em_rr(e, EM_0F | 0xb7, R11, R10); /* movzx r11d, r10w */
+    else
+        em_vex_rm(e, EM_VEX(2, 2, 1, 0xf5), R11, R10, X(jc_mask)); /* pext r11, r10, [mask] */
     em_load(e, RCX, HGS_X(R11, jc + offsetof(struct xl_jc, neg_va)));
     em_lea(e, RCX, HMEM_X(RCX, R10, 0, 0));
     em_jrcxz(e, 6 + 5);

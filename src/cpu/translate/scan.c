@@ -345,6 +345,7 @@ struct tblock *xl_translate(struct xlate *x, const struct xl_source *s)
     if (avail > TR_BYTES)
         avail = TR_BYTES;
     t->b = codemem_meta(&x->code, sizeof(*t->b));
+    *t->b = (struct tblock){ 0 };
     t->recs = codemem_meta(&x->code, TR_RECS * sizeof(struct xrec));
     t->base = codemem_here(&x->code);
     t->e = (struct emit){ .p = x->code.rw + t->base, .max = TR_MAIN };

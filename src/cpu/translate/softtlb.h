@@ -6,7 +6,7 @@
 #include "cpu/translate/kind.h"
 
 #define TLB_ENTRIES 65536
-#define JC_ENTRIES 65536
+#define JC_ENTRIES (1U << 18)
 
 /*
  * Direct-mapped by bits 12..27 of the linear address, split so that each part can be indexed with scale 8. A tag is
@@ -25,11 +25,11 @@ struct xl_tlb {
 };
 enum { TLBF_GLOBAL = 1, TLBF_LARGE = 2, TLBF_LOGGED = 4 };
 
-/* Linear address to code, by the low 16 bits. */
+/* Linear address to code, by its low bits (jc_mask: 18, or 16 where PEXT is slow). */
 struct xl_jc {
     uint64_t neg_va[JC_ENTRIES];
     const uint8_t *code[JC_ENTRIES];
-    uint16_t log[JC_ENTRIES];
+    uint32_t log[JC_ENTRIES];
     uint32_t n;
     unsigned kind; /* of all its blocks */
 };

@@ -114,6 +114,14 @@ void xl_vectors_save(struct xlate *x)
     x->vectors_live = false;
 }
 
+static struct xrec *new_record(struct codemem *m, enum xrec_kind kind)
+{
+    struct xrec *r = codemem_meta(m, sizeof(*r));
+
+    *r = (struct xrec){ .kind = (uint8_t)kind };
+    return r;
+}
+
 int xl_stubs(struct xlate *x)
 {
     struct codemem *m = &x->code;
@@ -132,23 +140,18 @@ int xl_stubs(struct xlate *x)
     em_load(&e, R10, X(retry_r10));
     em_load(&e, R11, X(retry_r11));
     em_rm(&e, 0xff, 4, X(retry_pc));
-    struct xrec *r = codemem_meta(m, sizeof(*r));
-    r->kind = X_ABORT;
+    struct xrec *r = new_record(m, X_ABORT);
     x->abort = m->rx + e.n;
     em_const(&e, R11, (uint64_t)((uint8_t *)r - m->meta));
     uint32_t at = em_jmp(&e);
     em_patch32(&e, at, (uint32_t)(x->exit - m->rx) - (at + 4));
-    r = codemem_meta(m, sizeof(*r));
-    r->kind = X_FAULT;
+    r = new_record(m, X_FAULT);
     x->rec_fault = (uint32_t)((uint8_t *)r - m->meta);
-    r = codemem_meta(m, sizeof(*r));
-    r->kind = X_KICK;
+    r = new_record(m, X_KICK);
     x->rec_kick = (uint32_t)((uint8_t *)r - m->meta);
-    r = codemem_meta(m, sizeof(*r));
-    r->kind = X_WIN;
+    r = new_record(m, X_WIN);
     x->rec_win = (uint32_t)((uint8_t *)r - m->meta);
-    r = codemem_meta(m, sizeof(*r)); /* where a dropped block's start leads: R10 is the linear address */
-    r->kind = X_LOOKUP;
+    r = new_record(m, X_LOOKUP); /* where a dropped block's start leads: R10 is the linear address */
     x->dead = m->rx + e.n;
     em_const(&e, R11, (uint64_t)((uint8_t *)r - m->meta));
     at = em_jmp(&e);

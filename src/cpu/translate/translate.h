@@ -42,7 +42,7 @@ struct xlate {
     uint64_t rfl;      /* RFLAGS but for the arithmetic flags, IF, RF, VM and the bit that is always 1 */
     uint64_t if_bit;   /* IF, in its place */
     uint64_t win_mask; /* IF's place if an interrupt waits for it */
-    uint64_t mask_popf, mask_if, mask_63, mask_31, mask_15;
+    uint64_t mask_popf, jc_mask, mask_if, mask_63, mask_31, mask_15;
     uint64_t tsc_aux;
     struct cpu_state *cpu;
     const uint8_t *target; /* where enter jumps to */
@@ -110,8 +110,8 @@ struct xlate {
     bool code_local, code_huge; /* kernel code pages that are not global, code pages over 2 MiB are in use */
     uint32_t code_epoch[2];     /* of user and kernel: moves when translations of code may have changed */
     uint64_t code_bloom[2][16], code_small[2][64]; /* large and small pages that code was run from, hashed */
-    struct tblock *hash[1 << 14];
-    struct frame_ref *frames[1 << 12]; /* blocks by frame */
+    struct tblock *hash[1 << 17];
+    struct frame_ref *frames[1 << 14]; /* blocks by frame */
     struct xl_stats st;
 
     struct xl_jc jc[CTXS];
