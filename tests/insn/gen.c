@@ -68,6 +68,9 @@ static bool fuzz_ok(struct gen_insn *i)
 {
     if (!gen_decode(i))
         return unknown_ok(i->buf);
+    /* Across 4 GiB, AMD looks at the elements that are not masked off only; interp at all of them (#SS, #GP). */
+    if (gen_is_masked(i) && i->z.machine_mode != ZYDIS_MACHINE_MODE_LONG_64)
+        return false;
     return !isa_denied(&i->z, i->ops) && isa_has(i->g->isa, i->z.meta.isa_set);
 }
 

@@ -47,4 +47,7 @@ void gen_block(struct gen *g, struct rng *r, struct insn_case *c);
 void gen_fpu(struct gen *g, struct rng *r, struct x86_fpu *f);
 void gen_state(struct gen *g, struct rng *r, struct insn_case *c);
 
+/* MASKMOV and its like. operand.c */
+bool gen_is_masked(const struct gen_insn *i);
+
 #endif

@@ -50,7 +50,7 @@ static uint64_t target_in_pages(struct rng *r, uint64_t base, unsigned pages, un
     return base + 512 + rng_below(r, span);
 }
 
-static bool is_masked(const struct gen_insn *i)
+bool gen_is_masked(const struct gen_insn *i)
 {
     switch ((int)i->z.mnemonic) {
     case ZYDIS_MNEMONIC_MASKMOVQ:
@@ -97,7 +97,7 @@ static uint64_t pick_target(struct gen_insn *i, unsigned size, unsigned aw)
         return rng_pct(r, 50) ? INSN_CODE + rng_below(r, 0x2000) : INSN_DATA + 0x2000 + rng_below(r, 0x1000);
     t = rng_int(r);
     if (size > 32 || (size & (size - 1)) ||
-        is_masked(i)) /* several items: which of them wraps or faults first differs */
+        gen_is_masked(i)) /* several items: which of them wraps or faults first differs */
         t &= ~0xfffUL;
     else if (p < 99 && aw == 64) /* around the end of the canonical addresses, and of the address space */
         t = (rng_pct(r, 50) ? 0x800000000000 : 0) - rng_below(r, size + 9);
