@@ -335,8 +335,11 @@ bool xl_exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
         break;
     case X_FAST:
         c->rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
-        if (xl_fast(x, r))
+        if (xl_fast(x, r)) {
+            if (r->shadow && c->rip != block_page(x, r->b) + (uint64_t)(int64_t)r->off)
+                c->int_shadow = false;
             break;
+        }
         x->st.step_op[r->op]++;
         x->step_due = true;
         break;

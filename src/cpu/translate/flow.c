@@ -140,6 +140,8 @@ static bool indirect_target(struct trans *t)
     if (!op_is_gpr(o))
         return false;
     op_get(t, RCX, op_gpr(o->reg.value, &high));
+    if (!t->m64) /* 64-bit code may have left something in the upper half */
+        em_mov32(&t->e, RCX, RCX);
     return true;
 }
 

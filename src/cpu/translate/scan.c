@@ -24,11 +24,10 @@ void xl_scan_fini(struct xlate *x)
 struct xrec *tr_rec(struct trans *t, enum xrec_kind kind, int32_t off)
 {
     struct xrec *r = &t->recs[t->nrecs < TR_RECS - 1 ? t->nrecs++ : t->nrecs];
+    bool retires = kind == X_LINK || kind == X_LOOKUP || kind == X_PAUSE;
 
-    *r = (struct xrec){ .kind = (uint8_t)kind,
-                        .off = off,
-                        .b = t->b,
-                        .shadow = t->shadow && kind != X_LINK && kind != X_LOOKUP && kind != X_PAUSE };
+    *r = (struct xrec){ .kind = (uint8_t)kind, .off = off, .b = t->b };
+    r->shadow = t->shadow && !(t->shadowed && retires);
     return r;
 }
 
@@ -284,6 +283,8 @@ static bool decode_ahead(struct trans *t, const struct xl_source *s, unsigned av
 
     ZydisDecoderInit(&d, t->m64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32,
                      t->m64 ? ZYDIS_STACK_WIDTH_64 : ZYDIS_STACK_WIDTH_32);
+    /* A 66 prefix on a near branch in 64-bit mode: as x86/decode.c has it. */
+    ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_AMD_BRANCHES, __builtin_cpu_is("amd") ? ZYAN_TRUE : ZYAN_FALSE);
     while (t->ninsns < limit) {
         struct tr_insn *in = &t->in[t->ninsns];
 
@@ -312,10 +313,10 @@ static void one(struct trans *t)
 
     side->host = (uint16_t)t->e.n;
     side->guest = (uint16_t)t->off;
-    side->shadow = shadow;
+    side->shadow = t->shadowed = shadow;
     emit_one(t);
     if (shadow)
-        t->shadow = false;
+        t->shadow = t->shadowed = false;
     side->commit = (uint16_t)(t->commit ? t->commit : t->e.n);
     t->nside++;
 }

@@ -90,6 +90,8 @@ static bool sti(struct trans *t)
     if (t->ctx == CTX_USER)
         return false;
     em_load(&t->e, RCX, X(win_mask));
+    em_load(&t->e, R10, X(if_bit)); /* if it is set already there is no shadow */
+    em_lea(&t->e, RCX, HMEM_X(RCX, R10, 0, 0));
     tr_step_unless_zero(t);
     em_rm(&t->e, 0xc7 | EM_W, 0, X(if_bit));
     em32(&t->e, X86_FL_IF);

@@ -73,6 +73,7 @@ struct trans {
     bool single;                         /* an instruction that crosses is a block of its own */
     bool crossing;                       /* what follows the block is likely to be one */
     bool shadow;                         /* STI was just before */
+    bool shadowed;                       /* likewise, and this is the instruction behind it */
     bool ended;                          /* the instruction was the block's last */
     bool stepped;                        /* and is the interpreter's */
     bool x87_checked, x87_paged, x87_op; /* the latter: the instruction is one */

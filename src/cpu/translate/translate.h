@@ -52,8 +52,8 @@ struct xlate {
     uint64_t seg_base[8];   /* copies of cpu->seg[].base, by enum x86_sreg */
     uint64_t mask_page;     /* ~0xfff */
     uint64_t tsc_offset;
-    uint64_t x87_dead;                    /* 0: the x87 registers are the guest's */
-    uint64_t x87_page, x87_last, x87_fdp; /* X87_LAST_VALID | FOP << 13 | offset of the last x87 instruction */
+    uint64_t x87_dead;                             /* 0: the x87 registers are the guest's */
+    uint64_t x87_page, x87_last, x87_fdp, x87_seg; /* X87_LAST_VALID | FOP << 13 | offset of the last x87 instruction */
     uint64_t spill, shifted;
     uint64_t retry_rcx, retry_r10, retry_r11; /* scratch registers of an access that is tried again */
     const uint8_t *retry_pc;

@@ -122,6 +122,20 @@ static const ZydisDecodedOperand *memory_operand(const struct trans *t)
     return NULL;
 }
 
+static unsigned data_segment(const ZydisDecodedOperand *m)
+{
+    switch (m->mem.segment) {
+    case ZYDIS_REGISTER_ES:
+        return X86_ES;
+    case ZYDIS_REGISTER_CS:
+        return X86_CS;
+    case ZYDIS_REGISTER_SS:
+        return X86_SS_SEG;
+    default:
+        return X86_DS;
+    }
+}
+
 /* Opcode and offset in the page of the last x87 instruction, for FIP and FOP; its operand, still in R11, for FDP. */
 static void x87_note(struct trans *t)
 {
@@ -135,8 +149,12 @@ static void x87_note(struct trans *t)
         em_store(&t->e, RCX, X(x87_page));
         t->x87_paged = true;
     }
-    if (memory_operand(t))
+    const ZydisDecodedOperand *m = memory_operand(t);
+    if (m) {
         em_store(&t->e, R11, X(x87_fdp));
+        em_rm(&t->e, 0xc7 | EM_W, 0, X(x87_seg));
+        em32(&t->e, data_segment(m));
+    }
     em_rm(&t->e, 0xc7 | EM_W, 0, X(x87_last));
     em32(&t->e, X87_LAST_VALID | fop << 13 | (uint32_t)t->off);
 }

@@ -5,10 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "cpu/translate/verify.h"
+#include "mem/mem.h"
 
-enum { TRIES = 4, TAB = CODE_REGIONS * CODE_REGION / 16 };
+enum { TRIES = 4, PATIENCE_US = 10000, TAB = CODE_REGIONS * CODE_REGION / 16 };
 #define ARENA_SIZE (VER_ARENA * sizeof(struct vi))
 /* A change of other flags, as POPF can do it, ends a path: what comes may be of another kind. */
 #define STEADY_FLAGS (~(uint64_t)(X86_FL_ARITH | X86_FL_IF | X86_FL_RF))
@@ -40,6 +42,7 @@ static void open_up(struct ver_open *o, const struct vi *i, const struct cpu_sta
 
     o->flags = (o->flags & ~(uint64_t)i->flags) | undefined;
     o->gpr |= i->any_gpr;
+    o->upper = !i->m64; /* SDM Vol. 1, "General-Purpose Registers in 64-Bit Mode": undefined there */
 }
 
 static bool raised(const struct xl_verify *v, const struct vcpu *in)
@@ -148,6 +151,7 @@ static const struct xrec *translate(struct xlate *x, const uint8_t *pc, bool *le
     struct xrec *r;
 
     *leave = false;
+    x->aux = x->cpu->rip;
     ver_mem_begin(&x->verify->mem);
     do {
         ver_mem_aim(x);
@@ -234,7 +238,8 @@ static bool same_as_result(const struct xlate *x)
     const struct xl_verify *v = x->verify;
 
     return ver_same_head(x->cpu, &v->result, &v->open) &&
-           ver_same_rest(x->cpu, v->rest_changed ? &v->result : &v->before) && ver_mem_same(&v->mem);
+           ver_same_rest(x->cpu, v->rest_changed ? &v->result : &v->before) &&
+           (x->v->tuning.cpus > 1 || ver_mem_same(&v->mem));
 }
 
 static bool same_at(struct xlate *x, unsigned k)
@@ -258,6 +263,7 @@ static bool judge(struct xlate *x, const struct xrec *r, char **text)
         return true;
     if (done ? same_as_result(x) : stop >= 0 && same_at(x, (unsigned)stop))
         return true;
+    v->left_by = r->kind;
     expected_at(v, stop < 0 ? v->n : (unsigned)stop, &v->want, &open);
     move(&v->after, x->cpu, VER_HEAD + VER_REST);
     *text = ver_report(x, &v->want, &open,
@@ -267,15 +273,44 @@ static bool judge(struct xlate *x, const struct xrec *r, char **text)
     return false;
 }
 
+/* The translation is of other code than what is there now. */
+static bool stale(struct xlate *x, const struct tblock *b)
+{
+    const struct xl_verify *v = x->verify;
+    hva_t host = mem_frame_get(x->v->mem, b->gpa & PAGE_MASK);
+
+    for (unsigned k = 0; k < v->b->n && host; k++) {
+        const struct vi *i = &v->b->i[k];
+        unsigned n = i->off + i->len > PAGE_SIZE ? (unsigned)(PAGE_SIZE - i->off) : i->len;
+
+        if (memcmp(i->bytes, (const void *)(host + i->off), n) != 0)
+            return true;
+    }
+    return false;
+}
+
 /* Somebody else may be to blame. */
-static bool unsure(const struct xlate *x)
+static bool unsure(struct xlate *x, const uint8_t *pc)
 {
     const struct xl_verify *v = x->verify;
 
-    return ver_mem_raced(&v->mem) || (x->v->tuning.cpus > 1 && v->mem.reads);
+    return ver_mem_raced(&v->mem) || (x->v->tuning.cpus > 1 && v->mem.reads) || stale(x, xl_block_at(x, pc));
 }
 
 /* ---- what comes of it ---- */
+
+/* As if the path had not been run, TLBs included: a guest may look at the A bits that its walks have set. */
+static void undo(struct xlate *x, const struct xl_steps *s)
+{
+    struct xl_verify *v = x->verify;
+
+    ver_mem_undo(&v->mem);
+    move(x->cpu, &v->before, VER_HEAD + VER_REST);
+    x->step_due = false;
+    xl_steps_end(x, s);
+    x->inner.ops->sync(&x->inner, SYNC_IN);
+    xl_tlb_flush(x, true);
+}
 
 /* The whole path once more, in single instructions. */
 static bool look_closer(struct xlate *x, const struct xl_steps *s, char *text)
@@ -284,12 +319,9 @@ static bool look_closer(struct xlate *x, const struct xl_steps *s, char *text)
 
     v->suspect = text;
     v->suspect_insns = v->n;
-    ver_mem_undo(&v->mem);
-    xl_steps_end(x, s);
-    move(x->cpu, &v->before, VER_HEAD + VER_REST);
-    xl_refresh(x);
+    v->suspect_walk = !ver_mem_same(&v->mem) && ver_mem_walked(&v->mem);
+    undo(x, s);
     x->one_insn = true;
-    x->step_due = false;
     xl_drop_all(x);
     return false;
 }
@@ -312,6 +344,7 @@ static bool innocent(struct xlate *x, const struct xl_steps *s, bool leave)
 {
     struct xl_verify *v = x->verify;
     bool synced = !v->rest_changed && v->end == END_PATH;
+    char *text;
 
     turn_on(x);
     x->step_due = false;
@@ -324,8 +357,28 @@ static bool innocent(struct xlate *x, const struct xl_steps *s, bool leave)
     v->suspect_insns -= v->n < v->suspect_insns ? v->n : v->suspect_insns;
     if (v->suspect_insns)
         return leave;
-    ver_fatal(x, v->suspect); /* only together they are wrong */
+    text = v->suspect;
     v->suspect = NULL;
+    if (!v->suspect_walk) { /* only together they are wrong */
+        ver_fatal(x, text);
+        return true;
+    }
+    free(text);
+    x->one_insn = false;
+    xl_drop_all(x);
+    return leave;
+}
+
+/* A difference may be somebody else's work (a device, or another processor), and then it does not come again. */
+static bool try_again(struct xlate *x, const struct xl_steps *s, unsigned tries)
+{
+    struct xl_verify *v = x->verify;
+
+    if (v->end != END_PATH || tries == TRIES || (v->mem.writes && x->v->tuning.cpus > 1))
+        return false;
+    undo(x, s);
+    if (tries > 1)
+        usleep(PATIENCE_US);
     return true;
 }
 
@@ -352,16 +405,15 @@ bool xl_verify_run(struct xlate *x, const uint8_t *pc)
         }
         turn_back(x);
         r = translate(x, pc, &leave);
-        if (judge(x, r, &text))
+        if (judge(x, r, &text)) {
+            x->st.verify_races += tries > 1;
             return innocent(x, &s, leave);
-        if (v->mem.reads && !v->mem.writes && v->end == END_PATH && tries < TRIES) {
+        }
+        if (try_again(x, &s, tries)) {
             free(text);
-            move(x->cpu, &v->before, VER_HEAD + VER_REST);
-            x->step_due = false;
-            xl_steps_end(x, &s);
             continue;
         }
-        if (!unsure(x))
+        if (!unsure(x, pc))
             return guilty(x, &s, text);
         free(text);
         x->st.verify_races++;

@@ -130,6 +130,8 @@ void ver_mem_aim(struct xlate *x);
 void ver_mem_unaim(struct xlate *x);
 /* What the translator has in the shadows against what the interpreter has left. */
 bool ver_mem_same(const struct ver_mem *m);
+/* They differ only as if the interpreter's walks had set A or D in what the path has just written. */
+bool ver_mem_walked(const struct ver_mem *m);
 /* Somebody else has changed what the path reads. */
 bool ver_mem_raced(const struct ver_mem *m);
 /* Undoes the interpreter's writes. */
@@ -139,9 +141,10 @@ bool ver_mem_written(const struct ver_mem *m, const struct ver_page *p, unsigned
 
 /* ---- the two runs (verify.c) ---- */
 
-/* What need not be equal: general registers (bit by bit), flags. */
+/* What need not be equal: general registers (bit by bit), their upper halves, flags. */
 struct ver_open {
     uint32_t gpr;
+    bool upper;
     uint64_t flags;
 };
 
@@ -168,6 +171,7 @@ struct xl_verify {
     enum ver_end end;
     bool synced;       /* the rest of `before` is that of the state now, and faults too */
     bool rest_changed; /* by the path; else the rest of `result` is not filled: it is that of `before` */
+    uint8_t left_by;   /* enum xrec_kind: how the translator has left the block */
     struct ver_open open;
     struct cpu_state before, result;
     uint64_t faults[32];          /* exceptions that the interpreter had raised before */
@@ -179,6 +183,7 @@ struct xl_verify {
 
     char *suspect; /* report about a block that is being run again in single instructions */
     unsigned suspect_insns;
+    bool suspect_walk; /* a walk of page tables may explain it */
 };
 
 int xl_verify_new(struct xlate *x); /* 0 or -errno */

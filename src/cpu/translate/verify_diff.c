@@ -83,19 +83,24 @@ static uint64_t value(const struct cpu_state *c, const struct field *f)
 
 /* ---- comparing ---- */
 
-static bool same_gprs(const struct cpu_state *a, const struct cpu_state *b, uint32_t open)
+static bool same_gpr(uint64_t a, uint64_t b, unsigned k, const struct ver_open *open)
+{
+    return a == b || (open->gpr >> k & 1) || (open->upper && (uint32_t)a == (uint32_t)b);
+}
+
+static bool same_gprs(const struct cpu_state *a, const struct cpu_state *b, const struct ver_open *open)
 {
     if (!memcmp(a->gpr, b->gpr, 16 * sizeof(a->gpr[0])))
         return true;
     for (unsigned k = 0; k < 16; k++)
-        if (a->gpr[k] != b->gpr[k] && !(open >> k & 1))
+        if (!same_gpr(a->gpr[k], b->gpr[k], k, open))
             return false;
     return true;
 }
 
 bool ver_same_head(const struct cpu_state *a, const struct cpu_state *b, const struct ver_open *open)
 {
-    return a->rip == b->rip && !((a->rflags ^ b->rflags) & ~open->flags) && same_gprs(a, b, open->gpr);
+    return a->rip == b->rip && !((a->rflags ^ b->rflags) & ~open->flags) && same_gprs(a, b, open);
 }
 
 /* All that is not padding, when a comparison of all bytes has found something. */
@@ -175,7 +180,7 @@ static void put_state_diff(FILE *f, const struct cpu_state *a, const struct cpu_
     char name[16];
 
     for (unsigned k = 0; k < 16; k++)
-        if (!(open->gpr >> k & 1))
+        if (!same_gpr(a->gpr[k], b->gpr[k], k, open))
             pair64(f, gpr_name[k], a->gpr[k], b->gpr[k]);
     if ((a->rflags ^ b->rflags) & ~open->flags) {
         fputs("    rflags               ", f);
@@ -320,6 +325,21 @@ static void put_insns(FILE *f, const struct xl_verify *v)
         fputs("  They are wrong only together, not one by one.\n", f);
 }
 
+static const char *const way[] = {
+    [X_LINK] = "a direct branch",
+    [X_LOOKUP] = "a branch that looks up its target",
+    [X_STEP] = "a call of the interpreter",
+    [X_MISS] = "a TLB miss",
+    [X_GROUP] = "a TLB miss of a group",
+    [X_X87] = "a load of x87 state",
+    [X_FAST] = "a call",
+    [X_PAUSE] = "PAUSE",
+    [X_ABORT] = "an aborted entry",
+    [X_FAULT] = "a host fault",
+    [X_WIN] = "a host fault with windows",
+    [X_KICK] = "a kick",
+};
+
 char *ver_report(struct xlate *x, const struct cpu_state *b, const struct ver_open *open, const char *what)
 {
     const struct xl_verify *v = x->verify;
@@ -332,6 +352,7 @@ char *ver_report(struct xlate *x, const struct cpu_state *b, const struct ver_op
     fprintf(f, "gazda: vCPU %u: verify: at %#" PRIx64 " the translator %s\n", x->v->id, v->before.rip,
             what ? what : "differs from the interpreter");
     put_insns(f, v);
+    fprintf(f, "  The translator left the block by %s.\n", way[v->left_by]);
     fprintf(f, "  %-22s %20s  %20s\n", "difference", "translator", "interpreter");
     put_state_diff(f, &v->after, b, open);
     put_memory_diff(f, &v->mem);

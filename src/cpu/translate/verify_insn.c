@@ -80,8 +80,9 @@ static enum vi_how string(struct vi *i, const struct tr_insn *in)
     if (!add_operands(i, in))
         return VI_HAND;
     for (unsigned k = 0; k < i->n; k++) {
-        if (i->op[k].asz != 8 || i->op[k].seg != X86_SEG_NONE)
+        if (i->op[k].seg != X86_SEG_NONE || in->i.address_width == 16)
             return VI_HAND;
+        i->op[k].asz = (uint8_t)(in->i.address_width / 8);
         i->op[k].size = (uint8_t)__builtin_ctz(i->op[k].size);
     }
     return i->n && i->op[0].write && i->op[0].base == X86_RDI ? VI_STRING : VI_HAND;

@@ -7,6 +7,8 @@
 
 #include "cpu/translate/verify.h"
 
+enum { PTE_A = 0x20, PTE_D = 0x40 };
+
 void ver_mem_start(struct xlate *x)
 {
     struct ver_mem *m = &x->verify->mem;
@@ -124,13 +126,20 @@ static bool all_aimable(const struct xlate *x)
 static bool string(struct xlate *x, const struct vi *i, unsigned insn)
 {
     const struct cpu_state *c = x->cpu;
-    uint64_t n = i->rep ? c->gpr[X86_RCX] : 1, len = n << i->op[0].size;
+    uint64_t mask = i->op[0].asz == 8 ? ~0UL : UINT32_MAX, n = i->rep ? c->gpr[X86_RCX] & mask : 1;
+    uint64_t len = n << i->op[0].size, from = c->gpr[X86_RSI] & mask, to = c->gpr[X86_RDI] & mask;
 
-    if (n > VER_STRING || len > VER_STRING || (n > 1 && (c->rflags & X86_FL_DF)))
+    if (n > VER_STRING || len > VER_STRING)
         return false;
-    if (i->n > 1 && !touch_string(x, insn, c->gpr[X86_RSI], len, false))
+    if (n && (c->rflags & X86_FL_DF)) {
+        from -= (n - 1) << i->op[0].size;
+        to -= (n - 1) << i->op[0].size;
+    }
+    if (from > mask - len || to > mask - len)
         return false;
-    return touch_string(x, insn, c->gpr[X86_RDI], len, true) && all_aimable(x);
+    if (i->n > 1 && !touch_string(x, insn, from, len, false))
+        return false;
+    return touch_string(x, insn, to, len, true) && all_aimable(x);
 }
 
 bool ver_mem_touch(struct xlate *x, const struct vi *i, unsigned insn)
@@ -241,6 +250,17 @@ static bool same_line(const struct ver_mem *m, const struct ver_page *p, unsigne
     return true;
 }
 
+static bool walked_line(const struct ver_mem *m, const struct ver_page *p, unsigned from)
+{
+    for (unsigned off = from; off < from + VER_LINE; off++) {
+        const uint8_t want = (ver_mem_written(m, p, off) ? p->real : p->old)[off];
+
+        if (p->shadow[off] != want && (off % 4 || (p->shadow[off] | (want & (PTE_A | PTE_D))) != want))
+            return false;
+    }
+    return true;
+}
+
 static bool raced_line(const struct ver_mem *m, const struct ver_page *p, unsigned from)
 {
     for (unsigned off = from; off < from + VER_LINE; off++)
@@ -254,6 +274,15 @@ bool ver_mem_same(const struct ver_mem *m)
     for (unsigned k = 0; k < m->n_pages; k++)
         for (uint64_t l = m->page[k].lines; l; l &= l - 1)
             if (!same_line(m, &m->page[k], (unsigned)__builtin_ctzl(l) * VER_LINE))
+                return false;
+    return true;
+}
+
+bool ver_mem_walked(const struct ver_mem *m)
+{
+    for (unsigned k = 0; k < m->n_pages; k++)
+        for (uint64_t l = m->page[k].lines; l; l &= l - 1)
+            if (!walked_line(m, &m->page[k], (unsigned)__builtin_ctzl(l) * VER_LINE))
                 return false;
     return true;
 }

@@ -34,6 +34,7 @@ void xl_x87_load(struct xlate *x)
     x->x87_dead = 0;
     x->x87_last = 0;
     x->x87_fdp = f->fdp;
+    x->x87_seg = X86_SEG_NONE;
 }
 
 void xl_x87_save(struct xlate *x)
@@ -56,5 +57,6 @@ void xl_x87_save(struct xlate *x)
     f->fip = x->x87_page + (x->x87_last & 0x1fff);
     f->fdp = x->x87_fdp;
     f->fcs = x->cpu->seg[X86_CS].sel;
-    f->fds = x->cpu->seg[X86_DS].sel;
+    if (x->x87_seg != X86_SEG_NONE) /* it had an operand in memory */
+        f->fds = x->cpu->seg[x->x87_seg].sel;
 }
