@@ -18,7 +18,7 @@ _gazda() {
     --append | --cpus | --mem | --name | --gdb) ;;
     *)
         [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W '--kernel --boot --initrd --append --cpus
-            --mem --disk --serial --console --engine --mmu --no-reboot --name --debug-exit --stats --gdb --log --help' -- "$cur")
+            --mem --disk --serial --console --engine --mmu --verify --no-reboot --name --debug-exit --stats --gdb --log --help' -- "$cur")
         ;;
     esac
 }

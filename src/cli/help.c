@@ -22,6 +22,7 @@ static const char run_help[] =
     "  --serial SPEC          stdio, pty, file:FILE, unix:FILE or null (stdio)\n"
     "  --console SPEC         adds a virtio console (/dev/hvc0) on another back end\n"
     "  --engine NAME          auto, translate or interp (auto)\n"
+    "  --verify               check translate against the interpreter, block by block\n"
     "  --mmu KIND             translate's way to memory: auto, soft or window (auto)\n"
     "  --no-reboot            a reset ends the machine instead of restarting it\n"
     "  --name NAME            a name for humans\n"

@@ -16,13 +16,10 @@ enum engine_mmu { ENGINE_MMU_AUTO, ENGINE_MMU_SOFT, ENGINE_MMU_WINDOW };
 
 struct engine_tuning {
     enum engine_mmu mmu;
-    unsigned cpus;  /* of the machine: with more than one, memory may change under an instruction; 0 is 1 */
-    bool verify;    /* translate: every translated instruction also runs in the interpreter; a difference is fatal */
-    bool trace_asm; /* with the code of guest and host */
-    FILE *trace;    /* a line for each block that is translated and each notable event; NULL = none */
-    FILE *perf_map; /* symbols of translated code for perf; NULL = none */
-    FILE *report;   /* where verify tells of a difference; NULL = stderr */
-    struct {        /* for tests of verify: host code that is put behind each translation of one ZydisMnemonic */
+    unsigned cpus; /* of the machine: with more than one, memory may change under an instruction; 0 is 1 */
+    bool verify;   /* translate: every translated instruction also runs in the interpreter; a difference is fatal */
+    FILE *report;  /* where verify tells of a difference; NULL = stderr */
+    struct {       /* for tests of verify: host code that is put behind each translation of one ZydisMnemonic */
         uint16_t mnemonic;
         uint8_t n, code[8];
     } spoil;
