@@ -35,8 +35,9 @@ CFLAGS := -std=gnu17 -D_GNU_SOURCE -DGAZDA_VERSION='"$(VERSION)"' -Isrc $(WARN) 
 LDLIBS := -lZydis -luv -ljansson -lz -llzma -lzstd -llz4 -lpthread
 
 SRC := $(wildcard src/*/*.c src/*/*/*.c)
+ASM := $(wildcard src/*/*.S)
 LIBSRC := $(filter-out src/cli/main.c,$(SRC))
-LIBOBJ := $(LIBSRC:%.c=$(OBJ)/%.o)
+LIBOBJ := $(LIBSRC:%.c=$(OBJ)/%.o) $(ASM:%.S=$(OBJ)/%.o)
 LIB := $(OBJ)/libgazda.a
 UNITSRC := $(wildcard tests/unit/test_*.c)
 UNIT := $(UNITSRC:tests/unit/%.c=$(TESTDIR)/%)
@@ -66,7 +67,7 @@ $(DEPS): tools/deps tools/deps.txt
 FLAGS := $(OBJ)/flags
 # What runs while the host's vector registers are the guest's: no vector registers, and no calls of memcpy and its like.
 NOVEC := cpu/translate/engine cpu/translate/block cpu/translate/softtlb cpu/translate/fast cpu/translate/fault cpu/translate/window \
-	cpu/translate/stubs x86/paging x86/segment mem/mem mem/code base/lock
+	cpu/translate/stubs cpu/translate/direct_map cpu/translate/direct_when x86/paging x86/segment mem/mem mem/code base/lock
 NOVECFLAGS := -mgeneral-regs-only -minline-all-stringops -mstringop-strategy=rep_8byte \
 	-fno-tree-loop-distribute-patterns
 NOW := $(CC) $(CFLAGS) $(LDLIBS) $(NOVEC) $(NOVECFLAGS)

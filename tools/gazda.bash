@@ -12,13 +12,14 @@ _gazda() {
     --boot) mapfile -t COMPREPLY < <(compgen -W 'auto linux stub pvh multiboot flat:' -- "$cur") ;;
     --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio pty file: unix: null' -- "$cur") ;;
     --engine) mapfile -t COMPREPLY < <(compgen -W 'auto translate interp' -- "$cur") ;;
+    --direct) mapfile -t COMPREPLY < <(compgen -W 'auto off on' -- "$cur") ;;
     --mmu) mapfile -t COMPREPLY < <(compgen -W 'auto soft window' -- "$cur") ;;
     --log) mapfile -t COMPREPLY < <(compgen -W 'error warn info debug' -- "$cur") ;;
     help) mapfile -t COMPREPLY < <(compgen -W 'run' -- "$cur") ;;
     --append | --cpus | --mem | --name | --gdb) ;;
     *)
         [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W '--kernel --boot --initrd --append --cpus
-            --mem --disk --serial --console --engine --mmu --verify --no-reboot --name --debug-exit --stats --gdb --log --help' -- "$cur")
+            --mem --disk --serial --console --engine --mmu --direct --verify --no-reboot --name --debug-exit --stats --gdb --log --help' -- "$cur")
         ;;
     esac
 }

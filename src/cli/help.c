@@ -24,6 +24,7 @@ static const char run_help[] =
     "  --engine NAME          auto, translate or interp (auto)\n"
     "  --verify               check translate against the interpreter, block by block\n"
     "  --mmu KIND             translate's way to memory: auto, soft or window (auto)\n"
+    "  --direct WHEN          user code natively in processes of its own: auto, off or on (auto)\n"
     "  --no-reboot            a reset ends the machine instead of restarting it\n"
     "  --name NAME            a name for humans\n"
     "  --debug-exit           port 0xf4 ends the machine with status (value << 1) | 1\n"

@@ -35,6 +35,7 @@ enum {
     OPT_CONSOLE,
     OPT_ENGINE,
     OPT_MMU,
+    OPT_DIRECT,
     OPT_VERIFY,
     OPT_NO_REBOOT,
     OPT_NAME,
@@ -57,6 +58,7 @@ static const struct option options[] = {
     { "console", required_argument, NULL, OPT_CONSOLE },
     { "engine", required_argument, NULL, OPT_ENGINE },
     { "mmu", required_argument, NULL, OPT_MMU },
+    { "direct", required_argument, NULL, OPT_DIRECT },
     { "verify", no_argument, NULL, OPT_VERIFY },
     { "no-reboot", no_argument, NULL, OPT_NO_REBOOT },
     { "name", required_argument, NULL, OPT_NAME },
@@ -132,6 +134,20 @@ static int set_mmu(struct run_options *o, const char *name, struct err *e)
     return err_set(e, EINVAL, "--mmu: unknown kind \"%s\"; it must be auto, soft or window", name);
 }
 
+static int set_direct(struct run_options *o, const char *name, struct err *e)
+{
+    static const char *const direct[] = {
+        [ENGINE_DIRECT_AUTO] = "auto", [ENGINE_DIRECT_OFF] = "off", [ENGINE_DIRECT_ON] = "on"
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(direct); i++) {
+        if (strcmp(name, direct[i]) == 0) {
+            o->mc.tuning.direct = (enum engine_direct)i;
+            return 0;
+        }
+    }
+    return err_set(e, EINVAL, "--direct: unknown choice \"%s\"; it must be auto, off or on", name);
+}
+
 static int set_log(const char *name, struct err *e)
 {
     static const char *const level[] = { "error", "warn", "info", "debug" };
@@ -175,6 +191,8 @@ static int set_option(struct run_options *o, int opt, char *arg, struct err *e)
         return set_engine(o, arg, e);
     case OPT_MMU:
         return set_mmu(o, arg, e);
+    case OPT_DIRECT:
+        return set_direct(o, arg, e);
     case OPT_VERIFY:
         o->mc.tuning.verify = true;
         return 0;

@@ -14,8 +14,12 @@
 /* translate: which of its two ways to reach guest memory. AUTO: windows where they pay. */
 enum engine_mmu { ENGINE_MMU_AUTO, ENGINE_MMU_SOFT, ENGINE_MMU_WINDOW };
 
+/* translate: whether user code runs natively in processes of its own (direct.c). AUTO: where it pays. ON: always. */
+enum engine_direct { ENGINE_DIRECT_AUTO, ENGINE_DIRECT_OFF, ENGINE_DIRECT_ON };
+
 struct engine_tuning {
     enum engine_mmu mmu;
+    enum engine_direct direct;
     unsigned cpus; /* of the machine: with more than one, memory may change under an instruction; 0 is 1 */
     bool verify;   /* translate: every translated instruction also runs in the interpreter; a difference is fatal */
     FILE *report;  /* where verify tells of a difference; NULL = stderr */

@@ -100,6 +100,7 @@ static const struct mem_listener listener = {
 void xl_drop_all(struct xlate *x)
 {
     xl_tlb_flush(x, true);
+    xl_direct_drop(x);
     for (unsigned g = 0; g < CODE_REGIONS; g++)
         if (x->code.r[g].n)
             xl_drop_region(x, g);
@@ -117,10 +118,12 @@ static void take_requests(struct xlate *x)
     if (x->req.flush)
         xl_drop_all(x);
     for (unsigned k = 0; k < x->req.n && !x->req.flush; k++) {
-        if (x->req.e[k].written)
+        if (x->req.e[k].written) {
             xl_drop_frame(x, x->req.e[k].gpa);
-        else
+            xl_direct_drop_frame(x, x->req.e[k].gpa, true);
+        } else {
             xl_tlb_protect(x, x->req.e[k].gpa);
+        }
     }
     x->req.n = 0;
     x->req.flush = false;
@@ -402,6 +405,7 @@ static bool between(struct xlate *x)
     if (a & ATT_KICK) {
         atomic_fetch_and(&x->attention, ~(uint32_t)ATT_KICK);
         xl_win_tick(x);
+        xl_direct_tick(x);
         v->exit.kind = EXIT_KICKED;
         return true;
     }
@@ -434,6 +438,10 @@ static void loop(struct xlate *x)
                 return;
             if (x->step_due)
                 continue;
+            if (!x->direct.off && xl_direct_wanted(x)) {
+                xl_direct_run(x);
+                continue;
+            }
             if (x->kind == KIND_NONE || !(resume = xl_find(x))) {
                 x->step_due = true;
                 continue;
@@ -547,6 +555,7 @@ static int translate_create(struct vcpu *v)
         goto undo_code;
     xl_tlb_init(x);
     xl_jc_init(x);
+    xl_direct_init(x);
     r = xl_win_init(x);
     if (r)
         goto undo_listen;
@@ -579,6 +588,7 @@ static void translate_destroy(struct vcpu *v)
     x->inner.ops->destroy(&x->inner);
     xl_scan_fini(x);
     xl_win_fini(x);
+    xl_direct_fini(x);
     xl_verify_free(x);
     codemem_free(&x->code);
     lock_destroy(&x->req_lock);
@@ -646,6 +656,17 @@ static void translate_stats(const struct vcpu *v, void (*put)(void *arg, const c
     put(arg, "windows.pages_filled", s->win_fills);
     put(arg, "windows.flushes", s->win_flushes);
     put(arg, "windows.promotions", s->win_promotions);
+    put(arg, "direct.promotions", s->direct_promotions);
+    put(arg, "direct.demotions", s->direct_demotions);
+    put(arg, "direct.kilocycles", s->direct_cycles / 1000);
+    put(arg, "direct.flushes", s->direct_flushes);
+    put(arg, "direct.traps.all", s->direct_traps);
+    put(arg, "direct.traps.kicks", s->direct_kicks);
+    put(arg, "direct.traps.system_calls", s->direct_calls);
+    put(arg, "direct.traps.page_faults_of_the_guest", s->direct_faults);
+    put(arg, "direct.traps.unfit_code", s->direct_unfit);
+    put(arg, "direct.pages_mapped", s->direct_fills);
+    put(arg, "direct.lost", s->direct_lost);
     put(arg, "interpreted", s->steps);
     put(arg, "missed_to_interpreter", s->miss_steps);
     if (x->verify) {

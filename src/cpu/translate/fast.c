@@ -92,6 +92,7 @@ static bool fast_sysret(struct xlate *x, const struct xrec *r)
         *ss = flat((base + 8) | 3, DATA, 3);
     }
     c->cpl = 3;
+    x->direct.returns++;
     c->rip = c->gpr[X86_RCX];
     xl_set_kind(x, xl_kind_now(x));
     return true;
@@ -141,6 +142,7 @@ static bool fast_iret(struct xlate *x)
                 return false;
     c->seg[X86_CS] = x86_seg_parse(cs, cs_raw, 0);
     c->seg[X86_SS_SEG] = ss;
+    x->direct.returns += rpl > c->cpl;
     c->cpl = (uint8_t)rpl;
     c->gpr[X86_RSP] = f[3];
     c->rflags = (c->rflags & ~change) | (f[2] & change) | X86_FL_1;
@@ -162,10 +164,11 @@ static bool fast_cr3(struct xlate *x, const struct xrec *r)
     if (!x86_long_mode(c) || val >> x->v->model->phys_bits)
         return false;
     if (!keep || val != c->cr3) {
-        xl_tlb_flush(x, false);
+        xl_tlb_switch(x);
         x->late.local = true;
     }
     c->cr3 = val;
+    xl_direct_cr3(x, keep);
     c->rip = next_rip(x, r);
     return true;
 }

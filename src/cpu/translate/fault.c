@@ -134,7 +134,11 @@ static void on_kick(int sig, siginfo_t *info, void *ucp)
     struct xlate *x = here;
 
     (void)sig, (void)info;
-    if (x && atomic_load_explicit(&x->in_cache, memory_order_relaxed))
+    if (!x || !atomic_load_explicit(&x->in_cache, memory_order_relaxed))
+        return;
+    if (x->direct.running)
+        stub_kick(x->direct.running);
+    else
         leave_soon(x, ((ucontext_t *)ucp)->uc_mcontext.gregs);
 }
 

@@ -314,6 +314,8 @@ static void one(struct trans *t)
     side->host = (uint16_t)t->e.n;
     side->guest = (uint16_t)t->off;
     side->shadow = t->shadowed = shadow;
+    if (t->ctx == CTX_USER && t->m64 && xl_direct_foreign(t->i->mnemonic))
+        xl_direct_note(t->x, (t->b->gpa & PAGE_MASK) + (uint32_t)t->off + t->i->raw.prefix_count);
     emit_one(t);
     if (shadow)
         t->shadow = t->shadowed = false;

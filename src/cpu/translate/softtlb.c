@@ -110,7 +110,7 @@ static void flush(struct xl_tlb *t, bool all)
     t->n = n;
 }
 
-void xl_tlb_flush(struct xlate *x, bool all)
+static void flush_all(struct xlate *x, bool all)
 {
     x->st.flushes++;
     for (unsigned c = 0; c < CTXS; c++)
@@ -119,6 +119,17 @@ void xl_tlb_flush(struct xlate *x, bool all)
     xl_code_moved(x, CTX_USER);
     if (all || x->code_local)
         xl_code_moved(x, CTX_KERNEL);
+}
+
+void xl_tlb_flush(struct xlate *x, bool all)
+{
+    flush_all(x, all);
+    xl_direct_flush(x);
+}
+
+void xl_tlb_switch(struct xlate *x)
+{
+    flush_all(x, false);
 }
 
 void xl_tlb_flush_page(struct xlate *x, gva_t lin)
@@ -137,6 +148,7 @@ void xl_tlb_flush_page(struct xlate *x, gva_t lin)
                 drop(t, t->log[i]);
     }
     xl_win_flush_page(x, lin);
+    xl_direct_flush_page(x, lin);
     unsigned small = (lin >> PAGE_SHIFT) % SMALL_BITS;
     for (unsigned class = 0; class < 2; class ++)
         if (x->code_huge || (x->code_bloom[class][bit / 64] >> (bit % 64) & 1) ||
@@ -156,6 +168,7 @@ void xl_tlb_protect(struct xlate *x, gpa_t gpa)
                 t->wtag[t->log[i]] = empty_tag(t->log[i]);
     }
     xl_win_protect(x, gpa);
+    xl_direct_drop_frame(x, gpa, false);
 }
 
 /* ---- filling ---- */

@@ -40,6 +40,8 @@ void xl_tlb_init(struct xlate *x);
 enum xl_miss xl_tlb_fill(struct xlate *x, gva_t lin, unsigned size, bool write);
 bool xl_tlb_writable(const struct xlate *x, gva_t lin);
 void xl_tlb_flush(struct xlate *x, bool all);
+/* CR3 was loaded: all but global entries; stubs are direct_map.c's. */
+void xl_tlb_switch(struct xlate *x);
 void xl_tlb_flush_page(struct xlate *x, gva_t lin);
 void xl_tlb_protect(struct xlate *x, gpa_t gpa);
 /* Physical address of code; false if it faults. */

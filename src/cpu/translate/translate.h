@@ -23,12 +23,15 @@
 #include "cpu/engine.h"
 #include "cpu/translate/block.h"
 #include "cpu/translate/codemem.h"
+#include "cpu/translate/direct.h"
 #include "cpu/translate/window.h"
 #include "x86/paging.h"
 
 enum { X87_LAST_VALID = 1 << 24 };
 
 struct xl_stats {
+    uint64_t direct_traps, direct_fills, direct_promotions, direct_demotions, direct_lost, direct_kicks, direct_calls,
+        direct_faults, direct_unfit, direct_flushes, direct_cycles;
     uint64_t win_misses, win_fills, win_flushes, win_promotions;
     uint64_t blocks, insns, code_bytes, evictions, dead_blocks, misses, fills, flushes, steps, lookups, links, faults,
         kicks, entries, miss_steps, verified, verify_skipped, verify_races;
@@ -114,6 +117,7 @@ struct xlate {
     struct frame_ref *frames[1 << 14]; /* blocks by frame */
     struct xl_stats st;
 
+    struct xl_direct direct;
     struct xl_jc jc[CTXS];
     struct xl_tlb tlb[CTXS];
     struct xl_win win;

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * When user code runs directly: what suits it, and what pays. Ticks choose address spaces that are seldom in the
+ * kernel. Within those, time between two ways into the kernel comes in bursts of similar length (a program touches new
+ * memory, then computes), so a short one is taken for a sign that the next will be short: that one is translated.
+ */
+#include <x86intrin.h>
+
+#include "cpu/translate/translate.h"
+
+enum {
+    TICK_CYCLES = 1500000, /* less between two ticks tells nothing */
+    CYCLES_IN = 120000,    /* translated: at least so many on average between two returns to user mode */
+    CYCLES_OUT = 80000,    /* directly: between two traps */
+    BACKOFF_MAX = 512,     /* ticks */
+    SHORT_BURST = 110000,  /* cycles of a direct one, its trap included */
+    LONG_BURST = 180000,   /* of a translated one */
+    SCORE_MAX = 3,
+};
+#define BAD_FLAGS ((uint64_t)(X86_FL_TF | X86_FL_NT | X86_FL_IOPL | X86_FL_VM | X86_FL_VIF | X86_FL_VIP | X86_FL_ID))
+
+/* What a stub could not reproduce is translated. */
+static bool suits(const struct xlate *x)
+{
+    const struct cpu_state *c = x->cpu;
+    const struct x86_seg *s = c->seg;
+    const unsigned want = KIND_FPU | KIND_AVX | KIND_TSC | KIND_FSGS;
+
+    return (x->kind & (KIND_MODE | KIND_CTX)) == ((unsigned)X86_MODE_64 | CTX_USER << 2) && (x->kind & want) == want &&
+           c->xcr0 == x->direct.xcr0 && s[X86_CS].sel == XL_SEL_CODE64 && s[X86_SS_SEG].sel == XL_SEL_DATA &&
+           s[X86_DS].sel == s[X86_ES].sel && (s[X86_DS].sel == 0 || s[X86_DS].sel == XL_SEL_DATA) &&
+           s[X86_FS].sel == 0 && s[X86_GS].sel == 0 && !(c->rflags & BAD_FLAGS) && (c->rflags & X86_FL_IF) &&
+           !(c->dr[7] & 0xff) && !c->pending_db && !c->int_shadow && !x->v->irq_window && !x->v->nmi_window;
+}
+
+/* User code ran until it came to the kernel: what that says of the next time. */
+static void burst_over(struct xl_direct *d, uint64_t cycles)
+{
+    if (!d->burst_direct || cycles >= SHORT_BURST)
+        d->score = cycles >= (d->burst_direct ? SHORT_BURST : LONG_BURST) ? SCORE_MAX : d->score;
+    else if (d->score)
+        d->score--;
+    d->burst = 0;
+}
+
+bool xl_direct_wanted(struct xlate *x)
+{
+    struct xl_direct *d = &x->direct;
+    struct xl_space *s;
+    uint64_t now;
+
+    if (kind_ctx(x->kind) != CTX_USER) {
+        d->skip = false;
+        if (d->burst)
+            burst_over(d, __rdtsc() - d->burst);
+        return false;
+    }
+    if (d->skip || !(s = xl_direct_space(x, d->mode == ENGINE_DIRECT_ON)))
+        return false;
+    if (d->mode == ENGINE_DIRECT_ON)
+        return suits(x);
+    if (!s->on)
+        return false;
+    now = __rdtsc();
+    if (!d->burst) {
+        d->burst = now;
+        d->burst_direct = d->score > SCORE_MAX / 2;
+    } else if (!d->burst_direct && now - d->burst > LONG_BURST) {
+        d->burst_direct = true;
+    }
+    return d->burst_direct && suits(x);
+}
+
+void xl_direct_tick(struct xlate *x)
+{
+    struct xl_direct *d = &x->direct;
+    uint64_t now = __rdtsc(), cycles = now - d->tick;
+    struct xl_space *s = xl_direct_space(x, false);
+
+    if (d->off || cycles < TICK_CYCLES)
+        return;
+    d->skip = false;
+    xl_direct_place(x);
+    if (s && s->on && d->mode == ENGINE_DIRECT_AUTO && s->traps * (uint64_t)CYCLES_OUT > cycles) {
+        s->on = false;
+        x->st.direct_demotions++;
+        s->backoff = s->backoff ? (s->backoff < BACKOFF_MAX ? 2 * s->backoff : BACKOFF_MAX) : 2;
+        s->wait = s->backoff;
+    } else if (s && s->on) {
+        s->backoff -= s->backoff > 0;
+    } else if (kind_ctx(x->kind) == CTX_USER && !d->switches && d->returns * CYCLES_IN < cycles && suits(x)) {
+        s = xl_direct_space(x, true);
+        if (s->wait) {
+            s->wait--;
+        } else {
+            s->on = true;
+            d->score = SCORE_MAX;
+            x->st.direct_promotions++;
+        }
+    }
+    if (s)
+        s->traps = 0;
+    d->tick = now;
+    d->returns = d->switches = 0;
+}
