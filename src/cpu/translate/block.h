@@ -25,7 +25,7 @@ struct xrec {
     struct tblock *b;
     int32_t off;    /* guest address relative to the page of the block */
     uint32_t patch; /* X_LINK, X_GROUP: code offset of the rel32 that a link changes */
-    uint32_t stub;  /* X_LINK: code offset of the way out; X_MISS, X_GROUP: of the retry */
+    uint32_t stub;  /* X_LINK: code offset of the way out; X_MISS, X_GROUP: of the retry; X_FAST: behind it, or 0 */
     uint32_t miss;  /* X_GROUP: code offset of the way out */
     int32_t target; /* X_LOOKUP of a direct branch: the target relative to the page */
     int32_t delta;  /* X_LOOKUP of an indirect one: what it has added to RSP */
@@ -35,20 +35,26 @@ struct xrec {
     bool write, cross, indirect;
     bool write_first;  /* X_GROUP: the instruction at off stores */
     uint8_t failed;    /* X_GROUP: how often filling was of no use */
-    bool narrow;       /* of a string instruction: 32-bit addresses */
-    bool down;         /* likewise: DF is set */
-    bool rep;          /* of a string instruction; size: log 2 of the item */
+    bool narrow;       /* of a repeated string instruction: 32-bit addresses */
+    bool down;         /* likewise: DF is set; size: log 2 of the item */
+    bool until;        /* likewise: REPNE */
     bool shadow;       /* the instruction at off must not be interrupted: STI was before it */
     struct xrec *next; /* among those linked to the same block */
     struct tblock *to;
 };
 
-/* Where a guest instruction begins, in guest and host; from `commit` on it cannot be run again from its start. */
+/*
+ * Where a guest instruction begins, in guest and host; from `commit` on it cannot be run again from its start, but at
+ * `rep` (if not 0), where a host's REP goes on: string.c tells how the guest's registers are found there.
+ */
 struct xside {
     uint16_t host, commit;
     uint16_t guest;
-    bool shadow; /* no interrupt before this one: STI was before it */
+    uint16_t rep;
+    uint8_t rep_regs; /* SIDE_* */
+    bool shadow;      /* no interrupt before this one: STI was before it */
 };
+enum { SIDE_SI = 1, SIDE_DI = 2, SIDE_NARROW = 4 };
 
 struct frame_ref {
     struct frame_ref *next;

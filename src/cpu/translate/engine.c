@@ -17,6 +17,7 @@
 
 #include <Zydis/Zydis.h>
 
+#include "cpu/translate/fast.h"
 #include "cpu/translate/verify.h"
 #include "mem/mem.h"
 
@@ -338,6 +339,8 @@ bool xl_exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
         if (xl_fast(x, r)) {
             if (r->shadow && c->rip != block_page(x, r->b) + (uint64_t)(int64_t)r->off)
                 c->int_shadow = false;
+            if (r->stub && c->rip == xl_fast_next(x, r) && !r->b->dead)
+                *resume = x->code.rx + r->stub;
             break;
         }
         x->st.step_op[r->op]++;

@@ -151,6 +151,8 @@ static bool writes(const struct tr_insn *in, unsigned g)
 {
     bool high;
 
+    if (in->i.meta.category == ZYDIS_CATEGORY_STRINGOP && (g == X86_RSI || g == X86_RDI || g == X86_RCX))
+        return true; /* the decoder does not tell for all of them */
     for (unsigned k = 0; k < in->i.operand_count; k++)
         if (op_is_gpr(&in->op[k]) && (in->op[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
             op_gpr(in->op[k].reg.value, &high) == g)

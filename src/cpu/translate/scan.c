@@ -91,6 +91,7 @@ static enum tr_how how(const struct trans *t)
         /* moffs has no ModRM to put the address into */
         return t->i->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (t->i->opcode & 0xfc) == 0xa0 ? HOW_SPECIAL : HOW_GPR;
     case ZYDIS_MNEMONIC_MOVSD:
+    case ZYDIS_MNEMONIC_CMPSD:
         return t->i->meta.category == ZYDIS_CATEGORY_STRINGOP ? HOW_SYSTEM : HOW_VECTOR;
     case ZYDIS_MNEMONIC_BT:
     case ZYDIS_MNEMONIC_BTS:
@@ -311,9 +312,8 @@ static void one(struct trans *t)
     struct xside *side = &t->side[t->nside];
     bool shadow = t->shadow;
 
-    side->host = (uint16_t)t->e.n;
-    side->guest = (uint16_t)t->off;
-    side->shadow = t->shadowed = shadow;
+    *side = (struct xside){ .host = (uint16_t)t->e.n, .guest = (uint16_t)t->off, .shadow = shadow };
+    t->shadowed = shadow;
     emit_one(t);
     if (shadow)
         t->shadow = t->shadowed = false;

@@ -230,32 +230,10 @@ static bool ring0_fast(struct trans *t)
     return t->ctx != CTX_USER && fast(t);
 }
 
-/* STOS and MOVS. */
-static bool string(struct trans *t)
-{
-    unsigned width = t->m64 ? 64 : 32;
-    ZydisRegister seg = t->op[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? t->op[1].mem.segment : ZYDIS_REGISTER_DS;
-    struct xrec *r;
-
-    if (t->i->address_width != width || (t->i->attributes & ZYDIS_ATTRIB_HAS_REPNE) || seg == ZYDIS_REGISTER_FS ||
-        seg == ZYDIS_REGISTER_GS || (!t->m64 && seg == ZYDIS_REGISTER_CS))
-        return false;
-    r = tr_rec(t, X_FAST, t->off);
-    r->op = (uint16_t)t->i->mnemonic;
-    r->size = (uint16_t)(t->i->opcode & 1 ? __builtin_ctz(t->i->operand_width / 8) : 0);
-    r->rep = t->i->attributes & ZYDIS_ATTRIB_HAS_REP;
-    r->narrow = !t->m64;
-    r->down = t->kind & KIND_DF;
-    r->target = t->next;
-    tr_exit(t, r);
-    t->ended = true;
-    return true;
-}
-
 bool emit_system(struct trans *t)
 {
     if (t->i->meta.category == ZYDIS_CATEGORY_STRINGOP)
-        return string(t);
+        return emit_string(t);
     if (!t->m64 || (t->i->attributes & ZYDIS_ATTRIB_HAS_LOCK))
         return false;
     switch (t->i->mnemonic) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * One block while it is translated: what scan.c (the loop), operand.c (addresses, registers), rewrite.c (most
- * instructions), vector.c, stack.c, flow.c (branches) and sysop.c share. A function that emits one guest instruction
- * returns false to leave it to the interpreter; it must do so before it has emitted anything.
+ * instructions), vector.c, string.c, stack.c, flow.c (branches) and system.c share. A function that emits one guest
+ * instruction returns false to leave it to the interpreter; it must do so before it has emitted anything.
  */
 #ifndef GAZDA_CPU_TRANSLATE_TRANS_H
 #define GAZDA_CPU_TRANSLATE_TRANS_H
@@ -166,6 +166,7 @@ bool emit_stack(struct trans *t);
 bool emit_flow(struct trans *t);
 bool emit_special(struct trans *t);
 bool emit_system(struct trans *t);
+bool emit_string(struct trans *t);
 /* Common with flow.c. push_lookup: the place where the next item goes; push_store: stores RCX there and moves RSP. */
 struct hmem push_lookup(struct trans *t, unsigned size);
 void push_store(struct trans *t, unsigned size, struct hmem at);
