@@ -346,6 +346,17 @@ bool xl_exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
         x->st.step_op[r->op]++;
         x->step_due = true;
         break;
+    case X_GATHER:
+        c->rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
+        if ((r->b->kind & KIND_MODE) != X86_MODE_64)
+            c->rip = (uint32_t)c->rip;
+        if (xl_fast_gather(x, &r->gather) && !r->b->dead) {
+            *resume = x->code.rx + r->stub;
+            break;
+        }
+        x->st.step_op[r->op]++;
+        x->step_due = true;
+        break;
     case X_STEP:
         c->rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
         if ((r->b->kind & KIND_MODE) != X86_MODE_64)

@@ -359,7 +359,7 @@ struct tblock *xl_translate(struct xlate *x, const struct xl_source *s)
     } else if (!(t->kind & KIND_SPLIT)) {
         group_find(t);
     }
-    for (unsigned k = 0; k < t->ninsns && !t->ended && t->nrecs < TR_RECS - 56 && t->e.n < TR_MAIN - 512; k++) {
+    for (unsigned k = 0; k < t->ninsns && !t->ended && t->nrecs < TR_RECS - 56 && t->e.n < TR_MAIN - 1024; k++) {
         t->g = &t->in[k];
         t->i = &t->g->i;
         t->op = t->g->op;

@@ -162,6 +162,7 @@ struct fields {
 bool rewrite_put(struct trans *t, const struct fields *f);
 bool rewrite_gpr(struct trans *t);
 bool rewrite_vector(struct trans *t);
+bool rewrite_gather(struct trans *t);
 bool emit_stack(struct trans *t);
 bool emit_flow(struct trans *t);
 bool emit_special(struct trans *t);

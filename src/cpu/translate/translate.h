@@ -58,6 +58,9 @@ struct xlate {
     uint64_t retry_rcx, retry_r10, retry_r11; /* scratch registers of an access that is tried again */
     const uint8_t *retry_pc;
     uint64_t group[64]; /* addends that the block's groups of accesses share */
+    struct {            /* registers of a gather */
+        uint8_t index[32], mask[32], dst[32];
+    } lane __attribute__((aligned(32)));
     uint32_t host_mxcsr, pad;
 
     struct vcpu *v;    /* ours */
