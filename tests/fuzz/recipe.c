@@ -88,6 +88,36 @@ static void bits(struct iso_build *b)
     op_mem(b, x, 2, X86_RDX, X86_RBX);
 }
 
+/* A loop whose address moves by a constant, with and without an index that moves or stays. */
+static void march(struct iso_build *b)
+{
+    static const int32_t step[] = {
+        1, -8, 64, 0x1000, -0x1000, 0x200000, -0x3ffffff8, 0x40000000, INT32_MAX, INT32_MIN
+    };
+    uint8_t access = pct(b, 50) ? 0x8a : 0x88, back[2] = { 0x75, 0 };
+    bool index = pct(b, 60), masked = pct(b, 20);
+    int32_t by = step[below(b, ARRAY_LEN(step))];
+    unsigned n = 0;
+
+    iso_want(b, X86_RBX, pct(b, 70) ? LIN_UDATA + below(b, 0x1000) : iso_aim(b));
+    iso_want(b, X86_RCX, below(b, 200) + 1);
+    iso_want(b, X86_RDX, pct(b, 70) ? below(b, 0x100) : iso_aim(b) - LIN_UDATA);
+    if (masked) { /* vmaskmovps: may touch nothing */
+        iso_emit(b, (uint8_t[]){ 0xc4, 0xe2, 0x75, access == 0x8a ? 0x2c : 0x2e, 0x04, 0x13 }, 6);
+        n += 6;
+    } else {
+        iso_emit(b, (uint8_t[]){ access, index ? 0x04 : 0x03, 0x13 }, index ? 3 : 2);
+        n += index ? 3 : 2;
+    }
+    rex_w(b, 100);
+    iso_emit(b, (uint8_t[]){ 0x81, index && pct(b, 50) ? 0xc2 : 0xc3 }, 2); /* add ebx or edx, by */
+    iso_emit(b, &by, 4);
+    iso_emit(b, (uint8_t[]){ 0xff, 0xc9 }, 2); /* dec ecx */
+    n += (m64(b) ? 7U : 6U) + 4;
+    back[1] = (uint8_t)-n;
+    iso_emit(b, back, 2);
+}
+
 static void gather(struct iso_build *b)
 {
     uint8_t x[6] = { 0xc4,
@@ -445,9 +475,9 @@ static void plain_system(struct iso_build *b)
 
 void iso_recipe(struct iso_build *b)
 {
-    static void (*const user[])(struct iso_build *) = { string,       bits,  gather, masked, state_save,
-                                                        exchange,     stack, stack,  jump,   segment,
-                                                        far_transfer, half,  vector, string, plain_system };
+    static void (*const user[])(struct iso_build *) = { string,       bits,  gather, masked,  state_save,  exchange,
+                                                        stack,        stack, jump,   segment, march,       march,
+                                                        far_transfer, half,  vector, string,  plain_system };
     static void (*const kernel[])(struct iso_build *) = { control, msr, tables, page_table, page_table, plain_system };
 
     if (!iso_user(b->c->mode) && pct(b, 50))

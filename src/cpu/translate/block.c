@@ -175,7 +175,7 @@ void xl_link(struct xlate *x, struct xrec *r, struct tblock *to)
             return;
         r->cross = true;
     }
-    patch(x, r->patch, to->entry);
+    patch(x, r->patch, r->kind == X_LINK && r->miss && to == r->b ? r->miss : to->entry);
     r->to = to;
     r->next = to->in;
     to->in = r;

@@ -34,7 +34,7 @@ struct xrec {
     uint32_t patch; /* X_LINK, X_GROUP: code offset of the rel32 that a link changes */
     uint32_t stub;  /* X_LINK: code offset of the way out; X_MISS, X_GROUP: of the retry; X_FAST, X_GATHER: where
                        it goes on in code, or 0 */
-    uint32_t miss;  /* X_GROUP: code offset of the way out */
+    uint32_t miss;  /* X_GROUP: code offset of the way out; X_LINK of a loop: where a link to the own block goes */
     int32_t target; /* X_LOOKUP of a direct branch: the target relative to the page */
     int32_t delta;  /* X_LOOKUP of an indirect one: what it has added to RSP */
     uint16_t op;

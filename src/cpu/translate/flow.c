@@ -58,6 +58,8 @@ static void branch_to(struct trans *t, uint32_t at, int32_t off)
     if (linkable(t, off)) {
         r = tr_rec(t, X_LINK, off);
         r->patch = t->base + at;
+        if (t->body && t->g == &t->in[t->ninsns - 1] && off == t->in[0].off)
+            r->miss = t->body;
         r->cross = off < 0 || off >= (int32_t)PAGE_SIZE;
         tr_stub(t, at, r, STUB_PLAIN);
     } else {

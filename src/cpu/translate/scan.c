@@ -357,7 +357,10 @@ struct tblock *xl_translate(struct xlate *x, const struct xl_source *s)
         undecodable(t);
         t->ended = true;
     } else if (!(t->kind & KIND_SPLIT)) {
+        loop_find(t);
         group_find(t);
+        if (t->loop)
+            loop_begin(t);
     }
     for (unsigned k = 0; k < t->ninsns && !t->ended && t->nrecs < TR_RECS - 56 && t->e.n < TR_MAIN - 1024; k++) {
         t->g = &t->in[k];
