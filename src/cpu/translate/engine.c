@@ -544,7 +544,7 @@ static int translate_create(struct vcpu *v)
     x->mask_63 = 63;
     x->mask_31 = 31;
     x->mask_15 = 15;
-    x->x87_dead = 1;
+    xl_x87_init(x);
     r = codemem_new(&x->code, xl_drop_region, x);
     if (r)
         goto undo_inner;

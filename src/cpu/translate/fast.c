@@ -215,6 +215,15 @@ bool xl_fast(struct xlate *x, const struct xrec *r)
         return fast_invlpg(x, r);
     case ZYDIS_MNEMONIC_WRMSR:
         return fast_wrmsr(x, r);
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+        return xl_fast_xsave(x, r);
     default:
         return xl_fast_string(x, r);
     }

@@ -15,6 +15,8 @@ static inline uint64_t xl_fast_next(const struct xlate *x, const struct xrec *r)
 
 /* As xl_fast. */
 bool xl_fast_string(struct xlate *x, const struct xrec *r);
+/* x->aux is the image's address, r->size tells whether pointers have 64 bits. */
+bool xl_fast_xsave(struct xlate *x, const struct xrec *r);
 
 /* From x->lane to x->lane.dst; x->spill is the address of index 0. False: it must be interpreted. */
 #define XL_LANE(f) offsetof(struct xlate, lane.f)
