@@ -88,34 +88,34 @@ static void bits(struct iso_build *b)
     op_mem(b, x, 2, X86_RDX, X86_RBX);
 }
 
-/* A loop whose address moves by a constant, with and without an index that moves or stays. */
+/* A loop whose address, base + index, moves by a constant; either register may stay. */
 static void march(struct iso_build *b)
 {
     static const int32_t step[] = {
         1, -8, 64, 0x1000, -0x1000, 0x200000, -0x3ffffff8, 0x40000000, INT32_MAX, INT32_MIN
     };
-    uint8_t access = pct(b, 50) ? 0x8a : 0x88, back[2] = { 0x75, 0 };
-    bool index = pct(b, 60), masked = pct(b, 20);
+    static const uint8_t regs[] = { X86_RBX, X86_RBP, X86_RSP, X86_RSI, X86_R9, X86_R12 };
+    unsigned base = regs[below(b, m64(b) ? 6 : 4)], moved = pct(b, 50) ? X86_RDX : base, from, n;
+    uint8_t sib = (uint8_t)(below(b, 4) << 6 | X86_RDX << 3 | (base & 7)), rex = base & 8 ? 0x41 : 0x40;
     int32_t by = step[below(b, ARRAY_LEN(step))];
-    unsigned n = 0;
+    bool load = pct(b, 50);
 
-    iso_want(b, X86_RBX, pct(b, 70) ? LIN_UDATA + below(b, 0x1000) : iso_aim(b));
+    iso_want(b, base, pct(b, 30) ? iso_aim(b) : (m64(b) && pct(b, 50) ? LIN_UHIGH : LIN_UDATA) + below(b, 0x1000));
     iso_want(b, X86_RCX, below(b, 200) + 1);
     iso_want(b, X86_RDX, pct(b, 70) ? below(b, 0x100) : iso_aim(b) - LIN_UDATA);
-    if (masked) { /* vmaskmovps: may touch nothing */
-        iso_emit(b, (uint8_t[]){ 0xc4, 0xe2, 0x75, access == 0x8a ? 0x2c : 0x2e, 0x04, 0x13 }, 6);
-        n += 6;
+    from = b->c->len;
+    if (pct(b, 20)) { /* vmaskmovps: may touch nothing */
+        iso_emit(b, (uint8_t[]){ 0xc4, base & 8 ? 0xc2 : 0xe2, 0x75, load ? 0x2c : 0x2e, 0x44, sib, 0x20 }, 7);
     } else {
-        iso_emit(b, (uint8_t[]){ access, index ? 0x04 : 0x03, 0x13 }, index ? 3 : 2);
-        n += index ? 3 : 2;
+        byte_if(b, m64(b) ? 100 : 0, rex);
+        iso_emit(b, (uint8_t[]){ load ? 0x8a : 0x88, 0x44, sib, 0x20 }, 4);
     }
-    rex_w(b, 100);
-    iso_emit(b, (uint8_t[]){ 0x81, index && pct(b, 50) ? 0xc2 : 0xc3 }, 2); /* add ebx or edx, by */
+    byte_if(b, m64(b) ? 100 : 0, moved == base ? rex | 8 : 0x48);
+    iso_emit(b, (uint8_t[]){ 0x81, (uint8_t)(0xc0 | (moved & 7)) }, 2); /* add moved, by */
     iso_emit(b, &by, 4);
     iso_emit(b, (uint8_t[]){ 0xff, 0xc9 }, 2); /* dec ecx */
-    n += (m64(b) ? 7U : 6U) + 4;
-    back[1] = (uint8_t)-n;
-    iso_emit(b, back, 2);
+    n = b->c->len - from + 2;
+    iso_emit(b, (uint8_t[]){ 0x75, (uint8_t)-n }, 2);
 }
 
 static void gather(struct iso_build *b)

@@ -95,14 +95,15 @@ static void check_indices(struct trans *t, const struct gather *g, const struct 
 static void in_window(struct trans *t, const struct gather *g, struct xrec *slow)
 {
     struct emit *e = &t->e;
+    struct hmem at = HMEM_X(R11, g->index, g->scale_log, 0);
     uint32_t over;
 
+    at.vsib = true;
     if (g->index_log == 3)
         check_indices(t, g, slow);
     op_lookup(t, 1, false);
     em_lea(e, R11, HMEM_X(R11, R10, 0, 0));
-    em_vex_rm(e, EM_VEX(1 | (t->i->raw.vex.L ? EM_VEX_256 : 0), 2, t->i->raw.vex.W, t->i->opcode), g->dst, g->mask,
-              HMEM_X(R11, g->index, g->scale_log, 0));
+    em_vex_rm(e, EM_VEX(1 | (t->i->raw.vex.L ? EM_VEX_256 : 0), 2, t->i->raw.vex.W, t->i->opcode), g->dst, g->mask, at);
     if (g->index_log == 2)
         return;
     over = em_jmp(e);

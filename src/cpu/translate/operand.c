@@ -275,7 +275,10 @@ static void keep(struct trans *t, unsigned k, int32_t disp)
             em_load(e, RCX, HOME(reg));
             h = RCX;
         }
-        em_lea(e, R10, HMEM_X(R10, h, g->hoist == HOIST_INDEX ? g->scale : 0, 0));
+        if (g->hoist == HOIST_BASE) /* it may be RSP, which cannot be an index */
+            em_lea(e, R10, HMEM_X(h, R10, 0, 0));
+        else
+            em_lea(e, R10, HMEM_X(R10, h, g->scale, 0));
     }
     if (g->n > 1 || g->hoist != HOIST_NO)
         em_store(e, R10, HGS(offsetof(struct xlate, group) + 8 * k));

@@ -7,6 +7,7 @@
 #include "cpu/translate/verify.h"
 #include "mem/mem.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
@@ -201,6 +202,7 @@ static void finish(struct trans *t, unsigned bytes)
     t->side[t->nside].host = (uint16_t)t->e.n; /* where stubs begin */
     t->side[t->nside].commit = 0;
     stubs(t);
+    assert(!t->e.full);
     b->end = t->base + t->e.n;
     b->bytes = (uint16_t)bytes;
     b->n = (uint16_t)t->nside;
@@ -307,6 +309,12 @@ static bool decode_ahead(struct trans *t, const struct xl_source *s, unsigned av
     return true;
 }
 
+/* For whatever comes next, and the way out. */
+static bool room_left(const struct trans *t)
+{
+    return t->nrecs < TR_RECS - 56 && t->nstubs < TR_RECS - 56 && t->e.n < TR_MAIN - 1536;
+}
+
 static void one(struct trans *t)
 {
     struct xside *side = &t->side[t->nside];
@@ -362,7 +370,7 @@ struct tblock *xl_translate(struct xlate *x, const struct xl_source *s)
         if (t->loop)
             loop_begin(t);
     }
-    for (unsigned k = 0; k < t->ninsns && !t->ended && t->nrecs < TR_RECS - 56 && t->e.n < TR_MAIN - 1024; k++) {
+    for (unsigned k = 0; k < t->ninsns && !t->ended && room_left(t); k++) {
         t->g = &t->in[k];
         t->i = &t->g->i;
         t->op = t->g->op;
