@@ -88,6 +88,36 @@ static void bits(struct iso_build *b)
     op_mem(b, x, 2, X86_RDX, X86_RBX);
 }
 
+/* A loop whose address, base + index, moves by a constant; either register may stay. */
+static void march(struct iso_build *b)
+{
+    static const int32_t step[] = {
+        1, -8, 64, 0x1000, -0x1000, 0x200000, -0x3ffffff8, 0x40000000, INT32_MAX, INT32_MIN
+    };
+    static const uint8_t regs[] = { X86_RBX, X86_RBP, X86_RSP, X86_RSI, X86_R9, X86_R12 };
+    unsigned base = regs[below(b, m64(b) ? 6 : 4)], moved = pct(b, 50) ? X86_RDX : base, from, n;
+    uint8_t sib = (uint8_t)(below(b, 4) << 6 | X86_RDX << 3 | (base & 7)), rex = base & 8 ? 0x41 : 0x40;
+    int32_t by = step[below(b, ARRAY_LEN(step))];
+    bool load = pct(b, 50);
+
+    iso_want(b, base, pct(b, 30) ? iso_aim(b) : (m64(b) && pct(b, 50) ? LIN_UHIGH : LIN_UDATA) + below(b, 0x1000));
+    iso_want(b, X86_RCX, below(b, 200) + 1);
+    iso_want(b, X86_RDX, pct(b, 70) ? below(b, 0x100) : iso_aim(b) - LIN_UDATA);
+    from = b->c->len;
+    if (pct(b, 20)) { /* vmaskmovps: may touch nothing */
+        iso_emit(b, (uint8_t[]){ 0xc4, base & 8 ? 0xc2 : 0xe2, 0x75, load ? 0x2c : 0x2e, 0x44, sib, 0x20 }, 7);
+    } else {
+        byte_if(b, m64(b) ? 100 : 0, rex);
+        iso_emit(b, (uint8_t[]){ load ? 0x8a : 0x88, 0x44, sib, 0x20 }, 4);
+    }
+    byte_if(b, m64(b) ? 100 : 0, moved == base ? rex | 8 : 0x48);
+    iso_emit(b, (uint8_t[]){ 0x81, (uint8_t)(0xc0 | (moved & 7)) }, 2); /* add moved, by */
+    iso_emit(b, &by, 4);
+    iso_emit(b, (uint8_t[]){ 0xff, 0xc9 }, 2); /* dec ecx */
+    n = b->c->len - from + 2;
+    iso_emit(b, (uint8_t[]){ 0x75, (uint8_t)-n }, 2);
+}
+
 static void gather(struct iso_build *b)
 {
     uint8_t x[6] = { 0xc4,
@@ -445,9 +475,9 @@ static void plain_system(struct iso_build *b)
 
 void iso_recipe(struct iso_build *b)
 {
-    static void (*const user[])(struct iso_build *) = { string,       bits,  gather, masked, state_save,
-                                                        exchange,     stack, stack,  jump,   segment,
-                                                        far_transfer, half,  vector, string, plain_system };
+    static void (*const user[])(struct iso_build *) = { string,       bits,  gather, masked,  state_save,  exchange,
+                                                        stack,        stack, jump,   segment, march,       march,
+                                                        far_transfer, half,  vector, string,  plain_system };
     static void (*const kernel[])(struct iso_build *) = { control, msr, tables, page_table, page_table, plain_system };
 
     if (!iso_user(b->c->mode) && pct(b, 50))

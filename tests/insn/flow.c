@@ -237,9 +237,47 @@ static void close_loop(struct block *b)
     b->g->backward++;
 }
 
+/* op eax or edx, [base + rdi * scale + disp] */
+static void add_access(struct block *b, unsigned base)
+{
+    static const uint8_t op[] = { 0x03, 0x33, 0x8b, 0x89, 0x89 };
+    uint8_t x[5] = { (uint8_t)(0x40 | base >> 3), op[rng_below(b->r, sizeof(op))],
+                     (uint8_t)(0x44 | (rng_pct(b->r, 50) ? X86_RAX : X86_RDX) << 3),
+                     (uint8_t)(rng_below(b->r, 4) << 6 | X86_RDI << 3 | (base & 7)), (uint8_t)rng_below(b->r, 64) };
+    unsigned skip = base < 8;
+
+    block_emit(b, x + skip, 5 - skip);
+}
+
+/* A loop over arrays, which is nothing but accesses and what moves them: a base or the index. */
+static void add_array_loop(struct block *b)
+{
+    static const uint8_t bases[] = { X86_RBX, X86_RSP, X86_RSI, X86_R12, X86_R13 };
+    unsigned counter = b->fixed >> X86_RCX & 1 ? X86_RBP : X86_RCX, head, n = 1 + (unsigned)rng_below(b->r, 4);
+    unsigned moved = rng_pct(b->r, 70) ? X86_RDI : X86_RSI, skip = b->c->mode32;
+    uint8_t move[4] = { 0x48, 0x83, (uint8_t)(0xc0 | moved), (uint8_t)(rng_below(b->r, 24) - 4) };
+
+    if (!block_room(b, 10) || (b->fixed >> counter & 1))
+        return;
+    flow_whole(b);
+    block_mov(b, X86_RSI, (uint32_t)(INSN_DATA + 0x400 + rng_below(b->r, 0x1800)));
+    block_mov(b, X86_RDI, (uint32_t)rng_below(b->r, 0x40));
+    block_mov(b, counter, 1 + (uint32_t)rng_below(b->r, 20));
+    head = b->n;
+    while (n--)
+        add_access(b, bases[rng_below(b->r, b->c->mode32 ? 3 : 5)]);
+    block_emit(b, move + skip, 4 - skip);
+    count_down(b, counter);
+    add_jump(b, 5, head);
+    b->g->backward++;
+}
+
 void flow_add(struct block *b)
 {
-    switch (rng_below(b->r, 7)) {
+    switch (rng_below(b->r, 8)) {
+    case 7:
+        add_array_loop(b);
+        break;
     case 0:
     case 1:
         add_forward(b);

@@ -121,10 +121,8 @@ void xl_set_kind(struct xlate *x, unsigned kind)
     unsigned last = first == CTX_USER ? CTX_USER : CTX_KERNEL_AC; /* STAC and CLAC go from one to the other */
 
     x->kind = kind;
-    if (kind & KIND_DF) /* STD and CLD change it in line: such blocks are in no jump cache */
-        return;
     for (unsigned c = first; c <= last && kind != KIND_NONE; c++) {
-        unsigned k = (kind & ~(unsigned)KIND_CTX) | c << 2;
+        unsigned k = (kind & ~(unsigned)(KIND_CTX | KIND_DF)) | c << 2;
 
         if (x->jc[c].kind == k)
             continue;
@@ -138,8 +136,14 @@ void xl_jc_forget(struct xlate *x, gva_t lin)
     unsigned k = (unsigned)(lin & x->jc_mask);
 
     for (unsigned c = 0; c < CTXS; c++)
-        if (x->jc[c].neg_va[k] == -lin)
+        if (x->jc[c].neg_va[k] == -lin || x->jc[c].neg_va[k] == -(lin + JC_DF))
             x->jc[c].neg_va[k] = gone_va(k);
+}
+
+/* STD and CLD change the kind in line, so the blocks of both are in one cache, told apart by their tags. */
+static uint64_t tag(const struct xlate *x, gva_t lin)
+{
+    return -(lin + (x->kind & KIND_DF ? JC_DF : 0));
 }
 
 static void jc_add(struct xlate *x, enum xl_ctx ctx, gva_t lin, const uint8_t *code)
@@ -149,7 +153,7 @@ static void jc_add(struct xlate *x, enum xl_ctx ctx, gva_t lin, const uint8_t *c
 
     if (jc->neg_va[k] == no_va(k))
         jc->log[jc->n++] = k;
-    jc->neg_va[k] = -lin;
+    jc->neg_va[k] = tag(x, lin);
     jc->code[k] = code;
 }
 
@@ -171,7 +175,7 @@ void xl_link(struct xlate *x, struct xrec *r, struct tblock *to)
             return;
         r->cross = true;
     }
-    patch(x, r->patch, to->entry);
+    patch(x, r->patch, r->kind == X_LINK && r->miss && to == r->b ? r->miss : to->entry);
     r->to = to;
     r->next = to->in;
     to->in = r;
@@ -336,7 +340,7 @@ const uint8_t *xl_find(struct xlate *x)
 
     if ((x->kind & KIND_MODE) != X86_MODE_64)
         lin = (uint32_t)lin;
-    if (!(x->kind & KIND_DF) && jc->neg_va[lin & x->jc_mask] == -lin) {
+    if (jc->neg_va[lin & x->jc_mask] == tag(x, lin)) {
         const uint8_t *code = jc->code[lin & x->jc_mask];
         x->aux = lin;
         return code;
@@ -344,8 +348,7 @@ const uint8_t *xl_find(struct xlate *x)
     b = xl_lookup(x, lin, false);
     if (!b)
         return NULL;
-    if (!(x->kind & KIND_DF))
-        jc_add(x, ctx, lin, x->code.rx + b->start);
+    jc_add(x, ctx, lin, x->code.rx + b->start);
     x->aux = lin;
     return x->code.rx + b->start;
 }

@@ -13,6 +13,7 @@ enum xrec_kind {
     X_GROUP,  /* likewise, of a lookup for several accesses */
     X_X87,    /* load the x87 state and go on at retry */
     X_FAST,   /* the instruction at off is done in C; op tells which */
+    X_GATHER, /* likewise up to the registers: it goes on at stub */
     X_PAUSE,
     X_ABORT, /* enter was not made */
     X_WIN,   /* a host fault while there are windows: fault_*; aux is the address of the instruction */
@@ -20,35 +21,49 @@ enum xrec_kind {
     X_KICK,
 };
 
+/* A gather: its registers, and logarithms of sizes in bytes. */
+struct gather {
+    uint8_t dst, index, mask, count, elem_log, index_log, scale_log;
+    bool narrow; /* 32-bit addresses */
+};
+
 /* One way out of a block. */
 struct xrec {
     struct tblock *b;
     int32_t off;    /* guest address relative to the page of the block */
     uint32_t patch; /* X_LINK, X_GROUP: code offset of the rel32 that a link changes */
-    uint32_t stub;  /* X_LINK: code offset of the way out; X_MISS, X_GROUP: of the retry */
-    uint32_t miss;  /* X_GROUP: code offset of the way out */
+    uint32_t stub;  /* X_LINK: code offset of the way out; X_MISS, X_GROUP: of the retry; X_FAST, X_GATHER: where
+                       it goes on in code, or 0 */
+    uint32_t miss;  /* X_GROUP: code offset of the way out; X_LINK of a loop: where a link to the own block goes */
     int32_t target; /* X_LOOKUP of a direct branch: the target relative to the page */
     int32_t delta;  /* X_LOOKUP of an indirect one: what it has added to RSP */
     uint16_t op;
     uint8_t kind;
     uint16_t size;
     bool write, cross, indirect;
-    bool write_first;  /* X_GROUP: the instruction at off stores */
-    uint8_t failed;    /* X_GROUP: how often filling was of no use */
-    bool narrow;       /* of a string instruction: 32-bit addresses */
-    bool down;         /* likewise: DF is set */
-    bool rep;          /* of a string instruction; size: log 2 of the item */
-    bool shadow;       /* the instruction at off must not be interrupted: STI was before it */
+    bool write_first; /* X_GROUP: the instruction at off stores */
+    uint8_t failed;   /* X_GROUP: how often filling was of no use */
+    bool narrow;      /* of a repeated string instruction: 32-bit addresses */
+    bool down;        /* likewise: DF is set; size: log 2 of the item */
+    bool until;       /* likewise: REPNE */
+    bool shadow;      /* the instruction at off must not be interrupted: STI was before it */
+    struct gather gather;
     struct xrec *next; /* among those linked to the same block */
     struct tblock *to;
 };
 
-/* Where a guest instruction begins, in guest and host; from `commit` on it cannot be run again from its start. */
+/*
+ * Where a guest instruction begins, in guest and host; from `commit` on it cannot be run again from its start, but at
+ * `rep` (if not 0), where a host's REP goes on: string.c tells how the guest's registers are found there.
+ */
 struct xside {
     uint16_t host, commit;
     uint16_t guest;
-    bool shadow; /* no interrupt before this one: STI was before it */
+    uint16_t rep;
+    uint8_t rep_regs; /* SIDE_* */
+    bool shadow;      /* no interrupt before this one: STI was before it */
 };
+enum { SIDE_SI = 1, SIDE_DI = 2, SIDE_NARROW = 4 };
 
 struct frame_ref {
     struct frame_ref *next;

@@ -2,10 +2,13 @@
 /* Encoding. SDM Vol. 2A, "Instruction Format". */
 #include "cpu/translate/emit.h"
 
+#include <assert.h>
+
 void em_mem(struct emit *e, unsigned reg, struct hmem m)
 {
     unsigned r = (reg & 7) << 3;
 
+    assert(m.index != 4 || m.vsib); /* RSP: that encoding means no index */
     if (m.base < 0) {
         em8(e, r | 4);
         em8(e, (unsigned)m.scale << 6 | (m.index < 0 ? 4U << 3 : (unsigned)(m.index & 7) << 3) | 5);

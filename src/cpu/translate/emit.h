@@ -15,11 +15,12 @@ struct emit {
     bool full;
 };
 
-/* A host memory operand. base and index: register numbers, or -1. */
+/* A host memory operand. base and index: register numbers, or -1; the index is not RSP. */
 struct hmem {
     int8_t base, index;
     uint8_t scale; /* shift count */
     bool gs;
+    bool vsib; /* the index is a vector register */
     int32_t disp;
 };
 #define HMEM(b, d) ((struct hmem){ .base = (int8_t)(b), .index = -1, .disp = (d) })

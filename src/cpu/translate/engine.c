@@ -17,6 +17,7 @@
 
 #include <Zydis/Zydis.h>
 
+#include "cpu/translate/fast.h"
 #include "cpu/translate/verify.h"
 #include "mem/mem.h"
 
@@ -341,6 +342,19 @@ bool xl_exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
         if (xl_fast(x, r)) {
             if (r->shadow && c->rip != block_page(x, r->b) + (uint64_t)(int64_t)r->off)
                 c->int_shadow = false;
+            if (r->stub && c->rip == xl_fast_next(x, r) && !r->b->dead)
+                *resume = x->code.rx + r->stub;
+            break;
+        }
+        x->st.step_op[r->op]++;
+        x->step_due = true;
+        break;
+    case X_GATHER:
+        c->rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
+        if ((r->b->kind & KIND_MODE) != X86_MODE_64)
+            c->rip = (uint32_t)c->rip;
+        if (xl_fast_gather(x, &r->gather) && !r->b->dead) {
+            *resume = x->code.rx + r->stub;
             break;
         }
         x->st.step_op[r->op]++;
@@ -538,7 +552,7 @@ static int translate_create(struct vcpu *v)
     x->mask_63 = 63;
     x->mask_31 = 31;
     x->mask_15 = 15;
-    x->x87_dead = 1;
+    xl_x87_init(x);
     r = codemem_new(&x->code, xl_drop_region, x);
     if (r)
         goto undo_inner;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Instructions done in C without the interpreter: changes of privilege, CR3, string runs. Each does only the common
+ * Instructions done in C without the interpreter: changes of privilege, CR3. Each does only the common
  * case and changes nothing when it is another one; the interpreter then does it all.
  */
 #include <Zydis/Mnemonic.h>
 
-#include "cpu/translate/translate.h"
+#include "cpu/translate/fast.h"
 #include "x86/segment.h"
 
 enum {
@@ -20,15 +20,9 @@ static struct x86_seg flat(unsigned sel, uint32_t attr, unsigned dpl)
     return (struct x86_seg){ .limit = UINT32_MAX, .attr = attr | dpl << X86_SEG_DPL_SHIFT, .sel = (uint16_t)sel };
 }
 
-static uint64_t next_rip(const struct xlate *x, const struct xrec *r)
-{
-    return block_page(x, r->b) + (uint64_t)(int64_t)r->target;
-}
-
 /* ---- memory ---- */
 
-/* Host address of a byte of RAM with the rights of the current context, or NULL. */
-static uint8_t *host_of(struct xlate *x, gva_t lin, bool write)
+uint8_t *xl_fast_host(struct xlate *x, gva_t lin, bool write)
 {
     struct xl_tlb *t = &x->tlb[kind_ctx(x->kind)];
     unsigned k = (lin >> PAGE_SHIFT) % TLB_ENTRIES;
@@ -44,7 +38,7 @@ static uint8_t *host_of(struct xlate *x, gva_t lin, bool write)
 
 static bool read64(struct xlate *x, gva_t lin, uint64_t *val)
 {
-    const uint8_t *p = host_of(x, lin, false);
+    const uint8_t *p = xl_fast_host(x, lin, false);
 
     if (!p || (lin & ~PAGE_MASK) > PAGE_SIZE - 8)
         return false;
@@ -62,7 +56,7 @@ static bool fast_syscall(struct xlate *x, const struct xrec *r)
 
     if (!(c->msr.efer & X86_EFER_SCE))
         return false;
-    c->gpr[X86_RCX] = next_rip(x, r);
+    c->gpr[X86_RCX] = xl_fast_next(x, r);
     c->gpr[X86_R11] = c->rflags & ~(uint64_t)X86_FL_RF;
     c->rip = c->msr.lstar;
     c->rflags = (c->gpr[X86_R11] & ~c->msr.sfmask) | X86_FL_1;
@@ -169,7 +163,7 @@ static bool fast_cr3(struct xlate *x, const struct xrec *r)
     }
     c->cr3 = val;
     xl_direct_cr3(x, keep);
-    c->rip = next_rip(x, r);
+    c->rip = xl_fast_next(x, r);
     return true;
 }
 
@@ -181,7 +175,7 @@ static bool fast_invlpg(struct xlate *x, const struct xrec *r)
             xl_late_flush(x);
         x->late.page[x->late.n++] = x->aux;
     }
-    x->cpu->rip = next_rip(x, r);
+    x->cpu->rip = xl_fast_next(x, r);
     return true;
 }
 
@@ -205,120 +199,7 @@ static bool fast_wrmsr(struct xlate *x, const struct xrec *r)
     default:
         return false;
     }
-    c->rip = next_rip(x, r);
-    return true;
-}
-
-/* ---- strings ---- */
-
-#define STOS(suffix, down)                                                                                             \
-    if (down)                                                                                                          \
-        __asm__ volatile("std\n\trep stos" suffix "\n\tcld" : "+D"(to), "+c"(n) : "a"(val) : "memory");                \
-    else                                                                                                               \
-        __asm__ volatile("rep stos" suffix : "+D"(to), "+c"(n) : "a"(val) : "memory")
-#define MOVS(suffix, down)                                                                                             \
-    if (down)                                                                                                          \
-        __asm__ volatile("std\n\trep movs" suffix "\n\tcld" : "+D"(to), "+S"(from), "+c"(n) : : "memory");             \
-    else                                                                                                               \
-        __asm__ volatile("rep movs" suffix : "+D"(to), "+S"(from), "+c"(n) : : "memory")
-
-static void host_stos(uint8_t *to, uint64_t val, const struct xrec *r, uint64_t n)
-{
-    switch (r->size) {
-    case 0:
-        STOS("b", r->down);
-        break;
-    case 1:
-        STOS("w", r->down);
-        break;
-    case 2:
-        STOS("l", r->down);
-        break;
-    default:
-        STOS("q", r->down);
-        break;
-    }
-}
-
-static void host_movs(uint8_t *to, const uint8_t *from, const struct xrec *r, uint64_t n)
-{
-    switch (r->size) {
-    case 0:
-        MOVS("b", r->down);
-        break;
-    case 1:
-        MOVS("w", r->down);
-        break;
-    case 2:
-        MOVS("l", r->down);
-        break;
-    default:
-        MOVS("q", r->down);
-        break;
-    }
-}
-
-/* Items from lin on, in the direction of DF, that stay on its page. */
-static uint64_t in_page(gva_t lin, const struct xrec *r)
-{
-    uint64_t off = lin & ~PAGE_MASK, here = (PAGE_SIZE - off) >> r->size;
-
-    return r->down ? (here ? (off >> r->size) + 1 : 0) : here;
-}
-
-/* Moves an index or count register; with 32-bit addresses the upper half becomes 0. */
-static void move_reg(uint64_t *reg, uint64_t by, const struct xrec *r)
-{
-    *reg = r->narrow ? (uint32_t)(*reg + by) : *reg + by;
-}
-
-/* One run of at most *left items that stays on a page: moves the registers. False: for the interpreter. */
-static bool string_run(struct xlate *x, const struct xrec *r, bool movs, uint64_t *left)
-{
-    struct cpu_state *c = x->cpu;
-    uint64_t mask = r->narrow ? UINT32_MAX : ~0UL, *rdi = &c->gpr[X86_RDI], *rsi = &c->gpr[X86_RSI];
-    uint64_t n = *left, m = in_page(*rdi & mask, r);
-    uint8_t *to, *from = NULL;
-
-    n = n < m ? n : m;
-    if (movs) {
-        m = in_page(*rsi & mask, r);
-        n = n < m ? n : m;
-    }
-    if (!n || (movs && !(from = host_of(x, *rsi & mask, false))) || !(to = host_of(x, *rdi & mask, true)))
-        return false;
-    if (movs)
-        host_movs(to, from, r, n);
-    else
-        host_stos(to, c->gpr[X86_RAX], r, n);
-    move_reg(rdi, r->down ? -(n << r->size) : n << r->size, r);
-    if (movs)
-        move_reg(rsi, r->down ? -(n << r->size) : n << r->size, r);
-    *left -= n;
-    return true;
-}
-
-/*
- * STOS and MOVS, in runs that stay on a page. What is done is committed, so the interpreter, or this
- * after an interrupt, goes on where it ended.
- */
-static bool fast_string(struct xlate *x, const struct xrec *r, bool movs)
-{
-    uint64_t *rcx = &x->cpu->gpr[X86_RCX], left = 1;
-
-    if (!r->rep && !string_run(x, r, movs, &left))
-        return false;
-    while (r->rep && (left = r->narrow ? (uint32_t)*rcx : *rcx)) {
-        uint64_t before = left;
-        if (!string_run(x, r, movs, &left))
-            return false;
-        move_reg(rcx, left - before, r);
-        if (left && atomic_load_explicit(&x->attention, memory_order_relaxed))
-            return true; /* rip stays */
-    }
-    x->cpu->rip = next_rip(x, r);
-    if (r->narrow)
-        x->cpu->rip = (uint32_t)x->cpu->rip;
+    c->rip = xl_fast_next(x, r);
     return true;
 }
 
@@ -337,17 +218,16 @@ bool xl_fast(struct xlate *x, const struct xrec *r)
         return fast_invlpg(x, r);
     case ZYDIS_MNEMONIC_WRMSR:
         return fast_wrmsr(x, r);
-    case ZYDIS_MNEMONIC_STOSB:
-    case ZYDIS_MNEMONIC_STOSW:
-    case ZYDIS_MNEMONIC_STOSD:
-    case ZYDIS_MNEMONIC_STOSQ:
-        return fast_string(x, r, false);
-    case ZYDIS_MNEMONIC_MOVSB:
-    case ZYDIS_MNEMONIC_MOVSW:
-    case ZYDIS_MNEMONIC_MOVSD:
-    case ZYDIS_MNEMONIC_MOVSQ:
-        return fast_string(x, r, true);
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+        return xl_fast_xsave(x, r);
     default:
-        return false;
+        return xl_fast_string(x, r);
     }
 }

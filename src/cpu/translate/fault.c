@@ -26,7 +26,7 @@
 #define SS_AUTODISARM (1U << 31)
 #endif
 
-enum { ALT_STACK = 128 << 10, HOST_TF = 0x100 };
+enum { ALT_STACK = 128 << 10, HOST_TF = 0x100, HOST_DF = 0x400 };
 
 static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_key_t stack_key;
@@ -38,9 +38,25 @@ int xl_kick_signal(void)
     return SIGRTMIN + 6;
 }
 
-/* The instruction that pc belongs to, if it can be run again from its start. */
-static bool restartable(const struct xlate *x, const uint8_t *pc, uint64_t *rip, bool fault)
+/* At a host's REP: what string.c has added to the registers comes off again, and what is left to do is the guest's. */
+static void guest_string_registers(greg_t *r, unsigned regs)
 {
+    uint64_t mask = regs & SIDE_NARROW ? UINT32_MAX : ~0UL;
+
+    if (regs & SIDE_SI)
+        r[REG_RSI] = (greg_t)((uint64_t)(r[REG_RSI] - r[REG_R10]) & mask);
+    if (regs & SIDE_DI)
+        r[REG_RDI] = (greg_t)((uint64_t)(r[REG_RDI] - r[REG_R11]) & mask);
+    r[REG_R9] = (greg_t)((uint64_t)r[REG_RCX] & mask);
+}
+
+/*
+ * The instruction that pc belongs to, if it can be run again from its start; then its host address is in RIP too (the
+ * case of a REP) or RIP is as it was.
+ */
+static bool restartable(const struct xlate *x, greg_t *r, uint64_t *rip, bool fault)
+{
+    const uint8_t *pc = (const uint8_t *)r[REG_RIP];
     const struct tblock *b = xl_block_at(x, pc);
     unsigned lo = 0, hi, off;
 
@@ -56,10 +72,14 @@ static bool restartable(const struct xlate *x, const uint8_t *pc, uint64_t *rip,
         else
             hi = mid;
     }
-    if (off >= b->side[lo].commit && off != b->side[lo].host)
-        return false;
     if (b->side[lo].shadow && !fault)
         return false;
+    if (b->side[lo].rep && off == b->side[lo].rep) {
+        guest_string_registers(r, b->side[lo].rep_regs);
+        r[REG_RIP] = (greg_t)(uintptr_t)(x->code.rx + b->start + b->side[lo].host);
+    } else if (off >= b->side[lo].commit && off != b->side[lo].host) {
+        return false;
+    }
     *rip = block_page(x, b) + b->side[lo].guest;
     if ((b->kind & KIND_MODE) != X86_MODE_64)
         *rip = (uint32_t)*rip;
@@ -71,7 +91,7 @@ static void leave(struct xlate *x, greg_t *r, uint64_t rip, uint32_t rec)
     r[REG_R10] = (greg_t)rip;
     r[REG_R11] = rec;
     r[REG_RIP] = (greg_t)(uintptr_t)x->exit;
-    r[REG_EFL] &= ~(greg_t)HOST_TF;
+    r[REG_EFL] &= ~(greg_t)(HOST_TF | HOST_DF);
 }
 
 /* Out at the next instruction, or one step further. */
@@ -92,7 +112,7 @@ static void leave_soon(struct xlate *x, greg_t *r)
         return;       /* already on the way out */
     if (pc < x->exit) /* on the way in */
         x->target = x->abort;
-    else if (restartable(x, pc, &rip, false))
+    else if (restartable(x, r, &rip, false))
         leave(x, r, rip, x->rec_kick);
     else
         r[REG_EFL] |= HOST_TF;
@@ -112,7 +132,7 @@ static bool claim_fault(int sig, const siginfo_t *info, void *ucp)
         leave_soon(x, r);
         return true;
     }
-    if (!codemem_has(&x->code, (void *)r[REG_RIP]) || !restartable(x, (const uint8_t *)r[REG_RIP], &rip, true))
+    if (!codemem_has(&x->code, (void *)r[REG_RIP]) || !restartable(x, r, &rip, true))
         return false;
     x->fault_trap = (uint8_t)r[REG_TRAPNO];
     x->fault_host = r[REG_TRAPNO] == X86_PF ? (uintptr_t)info->si_addr : 0;

@@ -9,10 +9,6 @@
 /* The jump cache; r is taken on a miss. */
 static void jump_cache(struct trans *t, const struct xrec *r)
 {
-    if (t->kind & KIND_DF) {
-        tr_exit(t, r);
-        return;
-    }
     struct emit *e = &t->e;
     size_t jc = offsetof(struct xlate, jc) + t->ctx * sizeof(struct xl_jc);
 
@@ -25,7 +21,7 @@ static void jump_cache(struct trans *t, const struct xrec *r)
     else
         em_vex_rm(e, EM_VEX(2, 2, 1, 0xf5), R11, R10, X(jc_mask)); /* pext r11, r10, [mask] */
     em_load(e, RCX, HGS_X(R11, jc + offsetof(struct xl_jc, neg_va)));
-    em_lea(e, RCX, HMEM_X(RCX, R10, 0, 0));
+    em_lea(e, RCX, HMEM_X(RCX, R10, 0, t->kind & KIND_DF ? JC_DF : 0));
     em_jrcxz(e, 6 + 5);
     em8(e, 0x41); /* mov r11d, record */
     em8(e, 0xbb);
@@ -62,6 +58,8 @@ static void branch_to(struct trans *t, uint32_t at, int32_t off)
     if (linkable(t, off)) {
         r = tr_rec(t, X_LINK, off);
         r->patch = t->base + at;
+        if (t->body && t->g == &t->in[t->ninsns - 1] && off == t->in[0].off)
+            r->miss = t->body;
         r->cross = off < 0 || off >= (int32_t)PAGE_SIZE;
         tr_stub(t, at, r, STUB_PLAIN);
     } else {

@@ -3,6 +3,7 @@
  * Which memory accesses of a block share a lookup. A group is opened by an access to register + constant and goes on
  * while that register only moves by constants (PUSH, POP, ADD, SUB, INC, DEC, LEA); any other write ends it. What a
  * side exit leaves out may be covered by the lookup all the same: that only makes it fail where it need not.
+ * Addresses relative to RIP are relative to the page of the code, which never moves.
  */
 #include "cpu/translate/trans.h"
 
@@ -18,8 +19,8 @@ struct open {
 
 struct access {
     unsigned base, index, scale, size;
-    int32_t disp;
-    bool write;
+    int64_t disp;
+    bool write, always;
 };
 
 static bool plain_address(const struct trans *t, const struct tr_insn *in, const ZydisDecodedOperand *m,
@@ -28,27 +29,35 @@ static bool plain_address(const struct trans *t, const struct tr_insn *in, const
     bool high;
 
     if (m->mem.type != ZYDIS_MEMOP_TYPE_MEM || m->mem.base == ZYDIS_REGISTER_NONE ||
-        m->mem.base == ZYDIS_REGISTER_RIP || m->mem.base == ZYDIS_REGISTER_EIP || m->mem.segment == ZYDIS_REGISTER_FS ||
+        m->mem.base == ZYDIS_REGISTER_EIP || m->mem.segment == ZYDIS_REGISTER_FS ||
         m->mem.segment == ZYDIS_REGISTER_GS || in->i.address_width != (t->m64 ? 64 : 32) ||
         (!t->m64 && m->mem.segment == ZYDIS_REGISTER_CS))
         return false;
+    a->disp = m->mem.disp.has_displacement ? m->mem.disp.value : 0;
+    if (m->mem.base == ZYDIS_REGISTER_RIP) {
+        a->base = TR_IP;
+        a->index = NO_INDEX;
+        a->scale = 0;
+        a->disp += in->off + in->i.length;
+        return a->disp == (int32_t)a->disp && a->disp + 512 == (int32_t)(a->disp + 512);
+    }
     a->base = op_gpr(m->mem.base, &high);
     a->index = m->mem.index == ZYDIS_REGISTER_NONE ? NO_INDEX : op_gpr(m->mem.index, &high);
     a->scale = a->index == NO_INDEX ? 0 : m->mem.scale;
-    return true;
+    return a->disp == (int32_t)a->disp;
 }
 
 static bool stack_access(const struct trans *t, const struct tr_insn *in, struct access *a)
 {
     unsigned size = in->i.operand_width / 8, natural = t->m64 ? 8 : 4;
 
-    *a = (struct access){ .base = X86_RSP, .index = NO_INDEX, .size = size };
+    *a = (struct access){ .base = X86_RSP, .index = NO_INDEX, .size = size, .always = true };
     switch (in->i.mnemonic) {
     case ZYDIS_MNEMONIC_PUSH:
         if (in->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY ||
             (in->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && !op_is_gpr(&in->op[0])))
             return false;
-        a->disp = -(int32_t)size;
+        a->disp = -(int64_t)size;
         a->write = true;
         return true;
     case ZYDIS_MNEMONIC_POP:
@@ -56,7 +65,7 @@ static bool stack_access(const struct trans *t, const struct tr_insn *in, struct
                in->op[0].reg.value != ZYDIS_REGISTER_ESP;
     case ZYDIS_MNEMONIC_CALL:
         a->size = natural;
-        a->disp = -(int32_t)natural;
+        a->disp = -(int64_t)natural;
         a->write = true;
         return in->i.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR && size == natural &&
                in->op[0].type != ZYDIS_OPERAND_TYPE_MEMORY;
@@ -68,6 +77,13 @@ static bool stack_access(const struct trans *t, const struct tr_insn *in, struct
     default:
         return false;
     }
+}
+
+/* Whatever the decoder says, they may touch nothing at all. */
+static bool masked(ZydisMnemonic m)
+{
+    return m == ZYDIS_MNEMONIC_VMASKMOVPS || m == ZYDIS_MNEMONIC_VMASKMOVPD || m == ZYDIS_MNEMONIC_VPMASKMOVD ||
+           m == ZYDIS_MNEMONIC_VPMASKMOVQ;
 }
 
 /* The instruction's memory access, if it is one that can be grouped. */
@@ -100,17 +116,15 @@ static bool access_of(const struct trans *t, const struct tr_insn *in, struct ac
             return false;
         m = &in->op[k];
     }
-    if (!m || !m->size || m->size > 512 || !plain_address(t, in, m, a) ||
-        m->mem.disp.value != (int32_t)m->mem.disp.value)
+    if (!m || !m->size || m->size > 512 || !plain_address(t, in, m, a))
         return false;
     a->size = m->size / 8;
-    a->disp = m->mem.disp.has_displacement ? (int32_t)m->mem.disp.value : 0;
+    a->always = (m->actions & (ZYDIS_OPERAND_ACTION_READ | ZYDIS_OPERAND_ACTION_WRITE)) && !masked(in->i.mnemonic);
     a->write = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
     return true;
 }
 
-/* By how much the instruction moves register g, if it is by a constant. */
-static bool moves_by(const struct trans *t, const struct tr_insn *in, unsigned g, int64_t *by)
+bool group_moves_by(const struct trans *t, const struct tr_insn *in, unsigned g, int64_t *by)
 {
     const ZydisDecodedOperand *o = in->op;
     unsigned width = t->m64 ? 64 : 32;
@@ -147,10 +161,12 @@ static bool moves_by(const struct trans *t, const struct tr_insn *in, unsigned g
     }
 }
 
-static bool writes(const struct tr_insn *in, unsigned g)
+bool group_writes(const struct tr_insn *in, unsigned g)
 {
     bool high;
 
+    if (in->i.meta.category == ZYDIS_CATEGORY_STRINGOP && (g == X86_RSI || g == X86_RDI || g == X86_RCX))
+        return true; /* the decoder does not tell for all of them */
     for (unsigned k = 0; k < in->i.operand_count; k++)
         if (op_is_gpr(&in->op[k]) && (in->op[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
             op_gpr(in->op[k].reg.value, &high) == g)
@@ -183,8 +199,9 @@ static struct open *open_new(struct trans *t, struct open *o, unsigned *n, const
     t->group[t->ngroups] = (struct tr_group){ .base = (uint8_t)a->base,
                                               .index = (uint8_t)a->index,
                                               .scale = (uint8_t)(a->scale == 8 ? 3 : a->scale >> 1),
-                                              .lo = a->disp,
-                                              .hi = a->disp + (int32_t)a->size,
+                                              .lo = (int32_t)a->disp,
+                                              .hi = (int32_t)a->disp + (int32_t)a->size,
+                                              .always = true,
                                               .write_first = a->write };
     o[*n] = (struct open){
         .group = t->ngroups++, .base = (uint8_t)a->base, .index = (uint8_t)a->index, .scale = (uint8_t)a->scale
@@ -200,9 +217,10 @@ static void join(struct trans *t, struct tr_insn *in, struct open *o, const stru
     g->lo = at < g->lo ? at : g->lo;
     g->hi = end > g->hi ? end : g->hi;
     g->write |= a->write;
+    g->always &= a->always;
     g->n++;
     in->group = (uint8_t)(o->group + 1);
-    in->disp = a->disp;
+    in->disp = (int32_t)a->disp;
     in->at = at;
 }
 
@@ -215,10 +233,11 @@ static void after(const struct trans *t, const struct tr_insn *in, struct open *
         bool call = o[k].base == X86_RSP && in->i.mnemonic == ZYDIS_MNEMONIC_CALL;
         int64_t by;
 
-        if (o[k].index != NO_INDEX && writes(in, o[k].index))
+        if (o[k].index != NO_INDEX && group_writes(in, o[k].index))
             continue;
-        if (writes(in, o[k].base) || call) {
-            if (!moves_by(t, in, o[k].base, &by) || by != (int32_t)by || o[k].moved + by != (int32_t)(o[k].moved + by))
+        if (group_writes(in, o[k].base) || call) {
+            if (!group_moves_by(t, in, o[k].base, &by) || by != (int32_t)by ||
+                o[k].moved + by != (int32_t)(o[k].moved + by))
                 continue;
             o[k].moved += by;
         }

@@ -76,6 +76,25 @@ bool op_address_ok(const struct trans *t, const ZydisDecodedOperand *m)
     }
 }
 
+/* R11 = linear address of the code's page + off. Uses R10 if that has more than 32 bits. */
+static void page_address(struct trans *t, int64_t off)
+{
+    struct emit *e = &t->e;
+
+    if (!(t->kind & KIND_PIC)) {
+        em_const(e, R11, t->page + (uint64_t)off);
+        return;
+    }
+    em_load(e, R11, HGS(offsetof(struct xlate, page_va) + 8 * t->ctx));
+    if (off == (int32_t)off) {
+        em_lea(e, R11, HMEM(R11, (int32_t)off));
+    } else {
+        em_const(e, R10, (uint64_t)off);
+        t->r10_group = -1;
+        em_lea(e, R11, HMEM_X(R11, R10, 0, 0));
+    }
+}
+
 void op_offset(struct trans *t, const ZydisDecodedOperand *m)
 {
     struct emit *e = &t->e;
@@ -84,19 +103,7 @@ void op_offset(struct trans *t, const ZydisDecodedOperand *m)
     struct hmem a = { .base = -1, .index = -1, .disp = (int32_t)disp };
 
     if (is_ip(m->mem.base)) {
-        int64_t off = t->next + disp;
-        if (t->kind & KIND_PIC) {
-            em_load(e, R11, HGS(offsetof(struct xlate, page_va) + 8 * t->ctx));
-            if (off == (int32_t)off) {
-                em_lea(e, R11, HMEM(R11, (int32_t)off));
-            } else {
-                em_const(e, R10, (uint64_t)off);
-                t->r10_group = -1;
-                em_lea(e, R11, HMEM_X(R11, R10, 0, 0));
-            }
-        } else {
-            em_const(e, R11, t->page + (uint64_t)off);
-        }
+        page_address(t, t->next + disp);
         return;
     }
     if (m->mem.base != ZYDIS_REGISTER_NONE) {
@@ -229,8 +236,13 @@ void op_lookup(struct trans *t, unsigned size, bool write)
 /* The group's registers plus disp into R11, as a linear address. Uses RCX. */
 static void based(struct trans *t, const struct tr_group *g, int32_t disp)
 {
-    struct hmem m = { .base = (int8_t)host_reg(g->base), .index = -1, .scale = g->scale, .disp = disp };
+    struct hmem m = { .base = -1, .index = -1, .scale = g->scale, .disp = disp };
 
+    if (g->base == TR_IP) {
+        page_address(t, disp);
+        return;
+    }
+    m.base = (int8_t)host_reg(g->base);
     if (m.base < 0) {
         em_load(&t->e, R11, HOME(g->base));
         m.base = R11;
@@ -248,46 +260,103 @@ static void based(struct trans *t, const struct tr_group *g, int32_t disp)
         em_lea32(&t->e, R11, m);
 }
 
-/* A group in windows has no range: all its addresses are within a displacement of the base register. */
-static bool group_window(struct trans *t, struct tr_group *g, unsigned k, struct tr_place *at)
+/* R10 gets what is kept for group k, from R11, the group's registers plus disp, and R10, the addend. */
+static void keep(struct trans *t, unsigned k, int32_t disp)
 {
-    int h = host_reg(g->base);
+    struct tr_group *g = &t->group[k];
+    struct emit *e = &t->e;
+    unsigned reg = g->hoist == HOIST_INDEX ? g->index : g->base;
 
-    at->r11 = h < 0 || g->index < 16 || !t->m64 || t->x87_op;
-    if (at->r11)
-        based(t, g, t->g->disp);
-    if (!g->made || !t->m64)
-        window(t, at->r11 ? R11 : (unsigned)h);
-    else if (t->r10_group != (int)k)
-        em_load(&t->e, R10, HGS(offsetof(struct xlate, group) + 8 * k));
-    if (!g->made && g->n > 1 && t->m64)
-        em_store(&t->e, R10, HGS(offsetof(struct xlate, group) + 8 * k));
+    if (g->base == TR_IP) { /* the host address of the page */
+        em_lea(e, R10, HMEM_X(R10, R11, 0, -disp));
+    } else if (g->hoist >= HOIST_BASE) {
+        int h = host_reg(reg);
+        if (h < 0) {
+            em_load(e, RCX, HOME(reg));
+            h = RCX;
+        }
+        if (g->hoist == HOIST_BASE) /* it may be RSP, which cannot be an index */
+            em_lea(e, R10, HMEM_X(h, R10, 0, 0));
+        else
+            em_lea(e, R10, HMEM_X(R10, h, g->scale, 0));
+    }
+    if (g->n > 1 || g->hoist != HOIST_NO)
+        em_store(e, R10, HGS(offsetof(struct xlate, group) + 8 * k));
     g->made = true;
     t->r10_group = (int)k;
-    at->m = at->r11 ? HMEM_X(R11, R10, 0, 0) : HMEM_X(h, R10, 0, t->g->disp);
-    return true;
 }
 
-/* The group's lookup at its first member; on a miss that filling does not cure, the same code without groups. */
-static void group_lookup(struct trans *t, struct tr_group *g, unsigned k)
+void op_group_keep(struct trans *t, unsigned k)
 {
-    struct xrec *r = tr_rec(t, X_GROUP, t->off);
+    based(t, &t->group[k], 0);
+    window(t, R11);
+    keep(t, k, 0);
+}
 
-    based(t, g, t->g->disp - t->g->at + g->lo);
+/*
+ * In windows a group has no range: all its addresses are within a displacement of the base register. Soft TLB: the
+ * lookup at the first member; on a miss that filling does not cure, the same code without groups. True: R11 is left
+ * with the access's linear address.
+ */
+static bool make(struct trans *t, unsigned k)
+{
+    struct tr_group *g = &t->group[k];
+    int32_t disp = t->g->disp;
+    struct xrec *r;
+
+    if (t->kind & KIND_WIN) {
+        int h = g->base == TR_IP ? -1 : host_reg(g->base);
+        bool r11 = h < 0 || g->index < 16 || !t->m64;
+
+        if (r11)
+            based(t, g, disp);
+        window(t, r11 ? R11 : (unsigned)h);
+        keep(t, k, disp);
+        return r11;
+    }
+    disp += g->lo - t->g->at;
+    r = tr_rec(t, X_GROUP, t->off);
+    based(t, g, disp);
     lookup(t, r, (unsigned)(g->hi - g->lo), g->write);
     r->write_first = g->write_first;
-    if (g->n > 1)
-        em_store(&t->e, R10, HGS(offsetof(struct xlate, group) + 8 * k));
-    g->made = true;
+    keep(t, k, disp);
+    return false;
+}
+
+/* The access through what is in R10. linear: R11 is its linear address. */
+static void place(struct trans *t, const struct tr_group *g, bool linear, struct tr_place *at)
+{
+    unsigned reg = g->hoist == HOIST_BASE ? g->index : g->base;
+    int32_t disp = t->g->disp;
+    int h;
+
+    if (t->x87_op || (g->base != TR_IP && g->hoist == HOIST_NO && (g->index < 16 || !t->m64))) {
+        at->r11 = true;
+        at->m = g->base == TR_IP ? HMEM(R10, disp) : HMEM_X(R11, R10, 0, 0);
+        if (!linear)
+            based(t, g, disp);
+        return;
+    }
+    at->r11 = false;
+    if (g->base == TR_IP) {
+        at->m = HMEM(R10, disp);
+        return;
+    }
+    h = host_reg(reg);
+    if (h < 0) {
+        at->r11 = true;
+        em_load(&t->e, R11, HOME(reg));
+        h = R11;
+    }
+    at->m = g->hoist == HOIST_BASE ? HMEM_X(R10, h, g->scale, disp) : HMEM_X(h, R10, 0, disp);
 }
 
 bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, bool write, struct tr_place *at)
 {
     unsigned k = t->g->group;
-    struct tr_group *g = &t->group[k ? k - 1 : 0];
-    int h;
+    bool linear = false;
 
-    if (!k) {
+    if (!k--) {
         if (!op_address(t, m))
             return false;
         op_lookup(t, size, write);
@@ -295,20 +364,11 @@ bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, boo
         at->r11 = true;
         return true;
     }
-    if (t->kind & KIND_WIN)
-        return group_window(t, g, k - 1, at);
-    if (!g->made)
-        group_lookup(t, g, k - 1);
-    else if (t->r10_group != (int)k - 1)
-        em_load(&t->e, R10, HGS(offsetof(struct xlate, group) + 8 * (k - 1)));
-    t->r10_group = (int)k - 1;
-    h = host_reg(g->base);
-    at->r11 = h < 0 || g->index < 16 || !t->m64 || t->x87_op;
-    if (at->r11) {
-        based(t, g, t->g->disp);
-        at->m = HMEM_X(R11, R10, 0, 0);
-    } else {
-        at->m = HMEM_X(h, R10, 0, t->g->disp);
-    }
+    if (!t->group[k].made)
+        linear = make(t, k);
+    else if (t->r10_group != (int)k)
+        em_load(&t->e, R10, HGS(offsetof(struct xlate, group) + 8 * k));
+    t->r10_group = (int)k;
+    place(t, &t->group[k], linear, at);
     return true;
 }

@@ -7,6 +7,7 @@
 #include "cpu/translate/verify.h"
 #include "mem/mem.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
@@ -91,6 +92,7 @@ static enum tr_how how(const struct trans *t)
         /* moffs has no ModRM to put the address into */
         return t->i->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (t->i->opcode & 0xfc) == 0xa0 ? HOW_SPECIAL : HOW_GPR;
     case ZYDIS_MNEMONIC_MOVSD:
+    case ZYDIS_MNEMONIC_CMPSD:
         return t->i->meta.category == ZYDIS_CATEGORY_STRINGOP ? HOW_SYSTEM : HOW_VECTOR;
     case ZYDIS_MNEMONIC_BT:
     case ZYDIS_MNEMONIC_BTS:
@@ -200,6 +202,7 @@ static void finish(struct trans *t, unsigned bytes)
     t->side[t->nside].host = (uint16_t)t->e.n; /* where stubs begin */
     t->side[t->nside].commit = 0;
     stubs(t);
+    assert(!t->e.full);
     b->end = t->base + t->e.n;
     b->bytes = (uint16_t)bytes;
     b->n = (uint16_t)t->nside;
@@ -306,14 +309,19 @@ static bool decode_ahead(struct trans *t, const struct xl_source *s, unsigned av
     return true;
 }
 
+/* For whatever comes next, and the way out. */
+static bool room_left(const struct trans *t)
+{
+    return t->nrecs < TR_RECS - 56 && t->nstubs < TR_RECS - 56 && t->e.n < TR_MAIN - 1536;
+}
+
 static void one(struct trans *t)
 {
     struct xside *side = &t->side[t->nside];
     bool shadow = t->shadow;
 
-    side->host = (uint16_t)t->e.n;
-    side->guest = (uint16_t)t->off;
-    side->shadow = t->shadowed = shadow;
+    *side = (struct xside){ .host = (uint16_t)t->e.n, .guest = (uint16_t)t->off, .shadow = shadow };
+    t->shadowed = shadow;
     if (t->ctx == CTX_USER && t->m64 && xl_direct_foreign(t->i->mnemonic))
         xl_direct_note(t->x, (t->b->gpa & PAGE_MASK) + (uint32_t)t->off + t->i->raw.prefix_count);
     emit_one(t);
@@ -359,9 +367,12 @@ struct tblock *xl_translate(struct xlate *x, const struct xl_source *s)
         undecodable(t);
         t->ended = true;
     } else if (!(t->kind & KIND_SPLIT)) {
+        loop_find(t);
         group_find(t);
+        if (t->loop)
+            loop_begin(t);
     }
-    for (unsigned k = 0; k < t->ninsns && !t->ended && t->nrecs < TR_RECS - 56 && t->e.n < TR_MAIN - 512; k++) {
+    for (unsigned k = 0; k < t->ninsns && !t->ended && room_left(t); k++) {
         t->g = &t->in[k];
         t->i = &t->g->i;
         t->op = t->g->op;

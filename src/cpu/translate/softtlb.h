@@ -25,13 +25,17 @@ struct xl_tlb {
 };
 enum { TLBF_GLOBAL = 1, TLBF_LARGE = 2, TLBF_LOGGED = 4 };
 
-/* Linear address to code, by its low bits (jc_mask: 18, or 16 where PEXT is slow). */
+/*
+ * Linear address to code, by its low bits (jc_mask: 18, or 16 where PEXT is slow). The tag is the negated address; of a
+ * block with DF set, that of the next byte, which has another place.
+ */
+enum { JC_DF = 1 };
 struct xl_jc {
     uint64_t neg_va[JC_ENTRIES];
     const uint8_t *code[JC_ENTRIES];
     uint32_t log[JC_ENTRIES];
     uint32_t n;
-    unsigned kind; /* of all its blocks */
+    unsigned kind; /* of all its blocks, but for KIND_DF */
 };
 
 enum xl_miss { MISS_RETRY, MISS_STEP };

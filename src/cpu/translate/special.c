@@ -115,6 +115,7 @@ static bool set_df(struct trans *t, bool on)
     tr_commit(t);
     em_rm(e, 0xc7, 0, X(kind));
     em32(e, (t->kind & ~(unsigned)(KIND_DF | KIND_SPLIT)) | (on ? KIND_DF : 0));
+    t->kind ^= KIND_DF; /* for the way out */
     flow_fall_through(t);
     return true;
 }

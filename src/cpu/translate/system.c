@@ -4,6 +4,7 @@
  * at ring 0 (where IOPL does not matter). What is too long for that goes through fast.c.
  */
 #include "cpu/translate/trans.h"
+#include "x86/isa.h"
 
 #define CPU(f) ((int32_t)offsetof(struct cpu_state, f))
 
@@ -172,8 +173,10 @@ static bool mov_from(struct trans *t)
                  { ZYDIS_REGISTER_GS, CPU(seg[X86_GS].sel) } };
     const ZydisDecodedOperand *o = t->op;
     bool high, seg;
+    unsigned g;
+    int h;
 
-    if (o[1].type != ZYDIS_OPERAND_TYPE_REGISTER || !op_is_gpr(&o[0]) || o[0].size == 16)
+    if (o[1].type != ZYDIS_OPERAND_TYPE_REGISTER || !op_is_gpr(&o[0]))
         return o[0].type == ZYDIS_OPERAND_TYPE_REGISTER && o[0].reg.value == ZYDIS_REGISTER_CR3 && load_cr3(t);
     for (unsigned k = 0; k < ARRAY_LEN(from); k++) {
         if (from[k].reg != o[1].reg.value)
@@ -186,7 +189,14 @@ static bool mov_from(struct trans *t)
             em_rm(&t->e, EM_0F | 0xb7, RCX, HMEM(R10, from[k].off)); /* movzx */
         else
             em_load(&t->e, RCX, HMEM(R10, from[k].off));
-        op_put(t, op_gpr(o[0].reg.value, &high), RCX);
+        g = op_gpr(o[0].reg.value, &high);
+        h = host_reg(g);
+        if (o[0].size != 16)
+            op_put(t, g, RCX);
+        else if (h < 0)
+            em_rm(&t->e, 0x89 | EM_66, RCX, HOME(g));
+        else
+            em_rr(&t->e, 0x89 | EM_66, RCX, (unsigned)h);
         return true;
     }
     return false;
@@ -225,37 +235,33 @@ static bool write_base(struct trans *t, unsigned seg)
     return true;
 }
 
+/* In C, and on behind it. */
+static bool xsave(struct trans *t)
+{
+    struct xrec *r;
+
+    if (!x86_isa_offered(t->x->v->model, (unsigned)t->i->meta.isa_set, (unsigned)t->i->mnemonic) ||
+        !op_address(t, &t->op[0]))
+        return false;
+    em_mov(&t->e, R10, R11);
+    r = tr_rec(t, X_FAST, t->off);
+    r->op = (uint16_t)t->i->mnemonic;
+    r->target = t->next;
+    r->size = (t->i->attributes & ZYDIS_ATTRIB_HAS_REX) && t->i->raw.rex.W;
+    tr_stub(t, em_jmp(&t->e), r, STUB_PLAIN);
+    r->stub = t->base + t->e.n;
+    return true;
+}
+
 static bool ring0_fast(struct trans *t)
 {
     return t->ctx != CTX_USER && fast(t);
 }
 
-/* STOS and MOVS. */
-static bool string(struct trans *t)
-{
-    unsigned width = t->m64 ? 64 : 32;
-    ZydisRegister seg = t->op[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? t->op[1].mem.segment : ZYDIS_REGISTER_DS;
-    struct xrec *r;
-
-    if (t->i->address_width != width || (t->i->attributes & ZYDIS_ATTRIB_HAS_REPNE) || seg == ZYDIS_REGISTER_FS ||
-        seg == ZYDIS_REGISTER_GS || (!t->m64 && seg == ZYDIS_REGISTER_CS))
-        return false;
-    r = tr_rec(t, X_FAST, t->off);
-    r->op = (uint16_t)t->i->mnemonic;
-    r->size = (uint16_t)(t->i->opcode & 1 ? __builtin_ctz(t->i->operand_width / 8) : 0);
-    r->rep = t->i->attributes & ZYDIS_ATTRIB_HAS_REP;
-    r->narrow = !t->m64;
-    r->down = t->kind & KIND_DF;
-    r->target = t->next;
-    tr_exit(t, r);
-    t->ended = true;
-    return true;
-}
-
 bool emit_system(struct trans *t)
 {
     if (t->i->meta.category == ZYDIS_CATEGORY_STRINGOP)
-        return string(t);
+        return emit_string(t);
     if (!t->m64 || (t->i->attributes & ZYDIS_ATTRIB_HAS_LOCK))
         return false;
     switch (t->i->mnemonic) {
@@ -285,6 +291,15 @@ bool emit_system(struct trans *t)
         return write_base(t, X86_GS);
     case ZYDIS_MNEMONIC_INVLPG:
         return invlpg(t);
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+        return xsave(t);
     case ZYDIS_MNEMONIC_SYSRET:
     case ZYDIS_MNEMONIC_IRETQ:
     case ZYDIS_MNEMONIC_WRMSR:

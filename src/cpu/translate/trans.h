@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * One block while it is translated: what scan.c (the loop), operand.c (addresses, registers), rewrite.c (most
- * instructions), vector.c, stack.c, flow.c (branches) and sysop.c share. A function that emits one guest instruction
- * returns false to leave it to the interpreter; it must do so before it has emitted anything.
+ * instructions), vector.c, string.c, stack.c, flow.c (branches) and system.c share. A function that emits one guest
+ * instruction returns false to leave it to the interpreter; it must do so before it has emitted anything.
  */
 #ifndef GAZDA_CPU_TRANSLATE_TRANS_H
 #define GAZDA_CPU_TRANSLATE_TRANS_H
@@ -47,11 +47,16 @@ struct tr_insn {
  * the whole range, before the first of them; the others only need the addend it found.
  */
 struct tr_group {
-    uint8_t base, index, scale; /* guest registers, index 16: none; shift count */
+    uint8_t base, index, scale; /* guest registers, base TR_IP: the page of the code, index 16: none; shift count */
     bool write, write_first, made;
+    bool always;   /* none of its members has a mask */
+    uint8_t hoist; /* enum tr_hoist */
     uint16_t n;
     int32_t lo, hi; /* bytes from the base register before the first member */
 };
+enum { TR_IP = 17 };
+/* What is kept for a group: the addend, or in addition what its members share and a loop (loop.c) does not change. */
+enum tr_hoist { HOIST_NO, HOIST_ADDEND, HOIST_BASE, HOIST_INDEX };
 
 struct trans {
     struct xlate *x;
@@ -68,8 +73,10 @@ struct trans {
     const ZydisDecodedInstruction *i;
     const ZydisDecodedOperand *op;
     const uint8_t *raw;
-    int r10_group; /* host R10 holds this group's addend, or -1 */
+    int r10_group; /* host R10 holds what is kept for this group, or -1 */
+    uint32_t body; /* of a loop: where its branch back goes; else 0 */
     unsigned ninsns, ngroups;
+    bool loop;                           /* the last instruction branches back to the first */
     bool single;                         /* an instruction that crosses is a block of its own */
     bool crossing;                       /* what follows the block is likely to be one */
     bool shadow;                         /* STI was just before */
@@ -124,6 +131,14 @@ struct tr_place {
 bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, bool write, struct tr_place *at);
 /* group.c: finds the groups of t->in[0..ninsns). */
 void group_find(struct trans *t);
+/* By how much the instruction moves register g, if it is by a constant; whether it writes g at all. */
+bool group_moves_by(const struct trans *t, const struct tr_insn *in, unsigned g, int64_t *by);
+bool group_writes(const struct tr_insn *in, unsigned g);
+/* loop.c: cuts t->in[] behind a branch back to the block's start; after group_find: what the loop may keep. */
+void loop_find(struct trans *t);
+void loop_begin(struct trans *t);
+/* operand.c: computes what is kept for group k. */
+void op_group_keep(struct trans *t, unsigned k);
 /* guest register to a host register; never RCX's host place or home as target */
 void op_get(struct trans *t, unsigned host, unsigned g);
 void op_put(struct trans *t, unsigned g, unsigned host);
@@ -162,10 +177,12 @@ struct fields {
 bool rewrite_put(struct trans *t, const struct fields *f);
 bool rewrite_gpr(struct trans *t);
 bool rewrite_vector(struct trans *t);
+bool rewrite_gather(struct trans *t);
 bool emit_stack(struct trans *t);
 bool emit_flow(struct trans *t);
 bool emit_special(struct trans *t);
 bool emit_system(struct trans *t);
+bool emit_string(struct trans *t);
 /* Common with flow.c. push_lookup: the place where the next item goes; push_store: stores RCX there and moves RSP. */
 struct hmem push_lookup(struct trans *t, unsigned size);
 void push_store(struct trans *t, unsigned size, struct hmem at);

@@ -61,7 +61,10 @@ struct xlate {
     uint64_t retry_rcx, retry_r10, retry_r11; /* scratch registers of an access that is tried again */
     const uint8_t *retry_pc;
     uint64_t group[64]; /* addends that the block's groups of accesses share */
-    uint32_t host_mxcsr, pad;
+    struct {            /* registers of a gather */
+        uint8_t index[32], mask[32], dst[32];
+    } lane __attribute__((aligned(32)));
+    uint32_t host_mxcsr, mxcsr_mask;
 
     struct vcpu *v;    /* ours */
     struct vcpu inner; /* the interpreter's */
@@ -69,6 +72,7 @@ struct xlate {
     bool io_pending;   /* the interpreter waits for the answer to an access */
     bool no_pext;      /* PEXT is slow here */
     bool avx;
+    bool x87_ptrs_only_es;    /* FXSAVE and its like store pointers only under a pending exception (AMD) */
     struct xl_verify *verify; /* verify.h; NULL: not asked for */
     bool one_insn;            /* blocks of one instruction */
     uintptr_t fault_host;     /* of the last host fault: address, */
@@ -158,6 +162,7 @@ void xl_late_flush(struct xlate *x);
 bool xl_fast(struct xlate *x, const struct xrec *r);
 
 /* x87.c: into and out of the host's registers; the vector registers are saved. */
+void xl_x87_init(struct xlate *x); /* what depends on the host */
 void xl_x87_load(struct xlate *x);
 void xl_x87_save(struct xlate *x);
 

@@ -34,7 +34,6 @@ static bool isa_ok(const struct trans *t)
     case ZYDIS_ISA_SET_XSAVEOPT:
     case ZYDIS_ISA_SET_XSAVEC:
     case ZYDIS_ISA_SET_XSAVES:
-    case ZYDIS_ISA_SET_AVX2GATHER:
         return false;
     default:
         return x86_isa_offered(t->x->v->model, (unsigned)t->i->meta.isa_set, (unsigned)t->i->mnemonic);
@@ -163,6 +162,8 @@ bool rewrite_vector(struct trans *t)
 {
     bool x87 = is_x87(t), pure;
 
+    if (t->i->meta.isa_set == ZYDIS_ISA_SET_AVX2GATHER)
+        return (t->kind & KIND_FPU) && rewrite_gather(t);
     if (!(t->kind & KIND_FPU) || !isa_ok(t) || denied(t) || (!t->m64 && differs_in_32(t)))
         return false;
     pure = x87 && !uses_mmx(t) && t->i->mnemonic != ZYDIS_MNEMONIC_EMMS;

@@ -228,9 +228,11 @@ static void expected_at(const struct xl_verify *v, unsigned k, struct cpu_state 
     *open = v->at[k].open;
 }
 
-static bool is_string(const struct xl_verify *v, const struct xrec *r)
+/* It commits its items and was interrupted. */
+static bool is_partial_string(const struct xl_verify *v, const struct xrec *r, unsigned stop)
 {
-    return r->kind == X_FAST && v->b->i[v->b->n - 1].how == VI_STRING;
+    return (r->kind == X_FAST || r->kind == X_WIN || r->kind == X_FAULT || r->kind == X_KICK) &&
+           v->b->i[stop].how == VI_STRING && v->b->i[stop].rep;
 }
 
 static bool same_as_result(const struct xlate *x)
@@ -259,7 +261,7 @@ static bool judge(struct xlate *x, const struct xrec *r, char **text)
     bool done = stop == (int)v->n && v->end == END_PATH;
     struct ver_open open;
 
-    if (stop >= 0 && !done && is_string(v, r)) /* it commits its items and was interrupted */
+    if (stop >= 0 && stop < (int)v->b->n && !done && is_partial_string(v, r, (unsigned)stop))
         return true;
     if (done ? same_as_result(x) : stop >= 0 && same_at(x, (unsigned)stop))
         return true;

@@ -48,7 +48,7 @@ static inline const void *ver_rest_of(const struct cpu_state *c)
 enum vi_how {
     VI_HAND,   /* an operand that is not worked out here: left to the interpreter */
     VI_PLAIN,  /* its memory operands are op[] */
-    VI_STRING, /* STOS, MOVS: items of 1 << op[].size bytes; op[0] is written */
+    VI_STRING, /* items of 1 << op[].size bytes at RSI, RDI or both */
     VI_FRAME,  /* IRET: reads the stack and descriptors, wherever they are */
     VI_PAUSE,
 };

@@ -333,6 +333,7 @@ static const char *const way[] = {
     [X_GROUP] = "a TLB miss of a group",
     [X_X87] = "a load of x87 state",
     [X_FAST] = "a call",
+    [X_GATHER] = "a gather",
     [X_PAUSE] = "PAUSE",
     [X_ABORT] = "an aborted entry",
     [X_FAULT] = "a host fault",

@@ -76,7 +76,7 @@ static bool add_operands(struct vi *i, const struct tr_insn *in)
 
 static enum vi_how string(struct vi *i, const struct tr_insn *in)
 {
-    i->rep = in->i.attributes & ZYDIS_ATTRIB_HAS_REP;
+    i->rep = in->i.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE);
     if (!add_operands(i, in))
         return VI_HAND;
     for (unsigned k = 0; k < i->n; k++) {
@@ -85,7 +85,7 @@ static enum vi_how string(struct vi *i, const struct tr_insn *in)
         i->op[k].asz = (uint8_t)(in->i.address_width / 8);
         i->op[k].size = (uint8_t)__builtin_ctz(i->op[k].size);
     }
-    return i->n && i->op[0].write && i->op[0].base == X86_RDI ? VI_STRING : VI_HAND;
+    return i->n ? VI_STRING : VI_HAND;
 }
 
 static enum vi_how operands(struct vi *i, const struct tr_insn *in)

@@ -127,19 +127,19 @@ static bool string(struct xlate *x, const struct vi *i, unsigned insn)
 {
     const struct cpu_state *c = x->cpu;
     uint64_t mask = i->op[0].asz == 8 ? ~0UL : UINT32_MAX, n = i->rep ? c->gpr[X86_RCX] & mask : 1;
-    uint64_t len = n << i->op[0].size, from = c->gpr[X86_RSI] & mask, to = c->gpr[X86_RDI] & mask;
+    uint64_t len = n << i->op[0].size;
 
     if (n > VER_STRING || len > VER_STRING)
         return false;
-    if (n && (c->rflags & X86_FL_DF)) {
-        from -= (n - 1) << i->op[0].size;
-        to -= (n - 1) << i->op[0].size;
+    for (unsigned k = 0; k < i->n; k++) {
+        uint64_t at = c->gpr[i->op[k].base] & mask;
+
+        if (n && (c->rflags & X86_FL_DF))
+            at -= (n - 1) << i->op[0].size;
+        if (at > mask - len || !touch_string(x, insn, at, len, i->op[k].write))
+            return false;
     }
-    if (from > mask - len || to > mask - len)
-        return false;
-    if (i->n > 1 && !touch_string(x, insn, from, len, false))
-        return false;
-    return touch_string(x, insn, to, len, true) && all_aimable(x);
+    return all_aimable(x);
 }
 
 bool ver_mem_touch(struct xlate *x, const struct vi *i, unsigned insn)
@@ -150,8 +150,10 @@ bool ver_mem_touch(struct xlate *x, const struct vi *i, unsigned insn)
 
     if (i->how == VI_STRING) {
         ok = string(x, i, insn);
-        m->reads |= ok && i->n > 1;
-        m->writes |= ok;
+        for (unsigned k = 0; ok && k < i->n; k++) {
+            m->reads |= !i->op[k].write;
+            m->writes |= i->op[k].write;
+        }
     }
     for (unsigned k = 0; i->how == VI_FRAME && k < m->n_pages; k++)
         copy_lines(&m->page[k], 0, PAGE_SIZE);

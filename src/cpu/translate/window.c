@@ -20,7 +20,9 @@
 
 enum { SLOT_SHIFT = 39, SLOTS = XL_WIN_SLOTS, AROUND = 16, TICKS = 4, TICKS_MAX = 256, DROPS_MAX = 64, LOST_MAX = 64 };
 #define SLOT_SIZE (1UL << SLOT_SHIFT)
-#define GUARD (8UL << 30) /* on each side half of it: more than a displacement */
+#define GUARD                                                                                                          \
+    (64UL << 30) /* on each side half of it: more than a displacement, and than an index of 32 bits times 8            \
+                  */
 #define STRIDE (SLOT_SIZE + GUARD)
 #define NO_BASE (1UL << 62)
 #define TABLE_BYTES (sizeof(((struct xlate *)0)->wtab))

@@ -18,6 +18,17 @@ struct fx_image {
     uint8_t rest[512 - 160];
 } __attribute__((aligned(16)));
 
+void xl_x87_init(struct xlate *x)
+{
+    static const double one = 1;
+    struct fx_image fx;
+
+    __asm__ volatile("fninit\n\tfldl %1\n\tfxsave64 %0\n\tfninit" : "=m"(fx) : "m"(one));
+    x->mxcsr_mask = fx.mxcsr_mask ? fx.mxcsr_mask : 0xffbf;
+    x->x87_ptrs_only_es = !fx.fdp;
+    x->x87_dead = 1;
+}
+
 void xl_x87_load(struct xlate *x)
 {
     const struct x86_fpu *f = &x->cpu->fpu;
