@@ -196,7 +196,11 @@ static bool step(struct xlate *x, unsigned n)
 {
     struct xl_steps s = xl_steps_begin(x);
 
+    if (n > 1)
+        mem_code_hold(x->v->mem, true);
     x->inner.ops->step(&x->inner, n, &x->inner.exit);
+    if (n > 1)
+        mem_code_hold(x->v->mem, false);
     x->st.steps++;
     return xl_steps_end(x, &s);
 }
@@ -220,7 +224,9 @@ static void run_careful(struct xlate *x)
     atomic_store(&x->careful, true);
     if (atomic_load(&x->attention) & ATT_KICK)
         in->ops->kick(in);
+    mem_code_hold(x->v->mem, true);
     in->ops->run(in, &in->exit);
+    mem_code_hold(x->v->mem, false);
     atomic_store(&x->careful, false);
     in->ops->sync(in, SYNC_OUT);
     x->v->exit = in->exit;

@@ -6,6 +6,7 @@
 #include <Zydis/Mnemonic.h>
 
 #include "cpu/translate/translate.h"
+#include "mem/mem.h"
 #include "x86/segment.h"
 
 enum {
@@ -269,6 +270,15 @@ static void move_reg(uint64_t *reg, uint64_t by, const struct xrec *r)
     *reg = r->narrow ? (uint32_t)(*reg + by) : *reg + by;
 }
 
+/* This runs outside of the cache, where nobody waits for it, so its stores are of the kind that looks at CODE. */
+static void stored(struct xlate *x, gva_t lin, uint64_t len)
+{
+    gpa_t frame = (gpa_t)x->tlb[kind_ctx(x->kind)].frame[(lin >> PAGE_SHIFT) % TLB_ENTRIES] << PAGE_SHIFT;
+
+    if (unlikely(*mem_frame_flags(x->v->mem, frame) & MEM_F_CODE))
+        mem_code_written(x->v->mem, frame | (lin & ~PAGE_MASK), len);
+}
+
 /* One run of at most *left items that stays on a page: moves the registers. False: for the interpreter. */
 static bool string_run(struct xlate *x, const struct xrec *r, bool movs, uint64_t *left)
 {
@@ -288,6 +298,7 @@ static bool string_run(struct xlate *x, const struct xrec *r, bool movs, uint64_
         host_movs(to, from, r, n);
     else
         host_stos(to, c->gpr[X86_RAX], r, n);
+    stored(x, (*rdi & mask) - (r->down ? (n - 1) << r->size : 0), n << r->size);
     move_reg(rdi, r->down ? -(n << r->size) : n << r->size, r);
     if (movs)
         move_reg(rsi, r->down ? -(n << r->size) : n << r->size, r);

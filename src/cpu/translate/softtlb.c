@@ -182,7 +182,7 @@ enum xl_miss xl_tlb_fill(struct xlate *x, gva_t lin, unsigned size, bool write)
     if (!host)
         return MISS_STEP;
     const volatile uint8_t *fl = mem_frame_flags(x->v->mem, r.gpa);
-    if (write && (*fl & MEM_F_CODE) && x->v->tuning.cpus == 1)
+    if (write && (*fl & MEM_F_CODE))
         mem_code_release(x->v->mem, r.gpa);
     bool code = *fl & (MEM_F_CODE | MEM_F_DIRTY_LOG);
     if (write && code)
