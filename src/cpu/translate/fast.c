@@ -67,6 +67,7 @@ static bool fast_syscall(struct xlate *x, const struct xrec *r)
     c->gpr[X86_R11] = c->rflags & ~(uint64_t)X86_FL_RF;
     c->rip = c->msr.lstar;
     c->rflags = (c->gpr[X86_R11] & ~c->msr.sfmask) | X86_FL_1;
+    xl_x87_pointers(x);
     c->seg[X86_CS] = flat(cs, CODE64, 0);
     c->seg[X86_SS_SEG] = flat(ss & 0xfffc, DATA, 0);
     c->cpl = 0;
@@ -85,6 +86,7 @@ static bool fast_sysret(struct xlate *x, const struct xrec *r)
         (x->v->model->vendor == X86_VENDOR_AMD && (ss->attr & X86_SEG_UNUSABLE)))
         return false;
     c->rflags = (c->gpr[X86_R11] & 0x3c7fd7) | X86_FL_1;
+    xl_x87_pointers(x);
     c->seg[X86_CS] = flat((base + 16) | 3, CODE64, 3);
     if (x->v->model->vendor == X86_VENDOR_AMD) { /* keeps the hidden part */
         ss->sel = (uint16_t)((base + 8) | 3);
@@ -140,6 +142,7 @@ static bool fast_iret(struct xlate *x)
         for (unsigned s = X86_ES; s <= X86_GS; s++)
             if (s != X86_CS && s != X86_SS_SEG && x86_seg_drop_on_return(&c->seg[s], rpl))
                 return false;
+    xl_x87_pointers(x);
     c->seg[X86_CS] = x86_seg_parse(cs, cs_raw, 0);
     c->seg[X86_SS_SEG] = ss;
     c->cpl = (uint8_t)rpl;

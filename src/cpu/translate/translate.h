@@ -156,6 +156,8 @@ bool xl_fast(struct xlate *x, const struct xrec *r);
 /* x87.c: into and out of the host's registers; the vector registers are saved. */
 void xl_x87_load(struct xlate *x);
 void xl_x87_save(struct xlate *x);
+/* Only FOP, FIP, FDP and their selectors, before CS changes; uses no vector registers. */
+void xl_x87_pointers(struct xlate *x);
 
 /* fault.c */
 int xl_signals_install(void);
