@@ -299,7 +299,9 @@ static const uint8_t *group_exit(struct xlate *x, struct xrec *r)
     if (!crosses && xl_tlb_fill(x, x->aux, r->size, r->write_first) == MISS_RETRY && !r->b->dead &&
         (r->write == r->write_first || xl_tlb_writable(x, x->aux)))
         return x->code.rx + r->stub;
-    to = xl_lookup(x, rip, true);
+    if (r->shadow) /* a kick would find no shadow in the other block */
+        x->step_due = true;
+    to = r->shadow ? NULL : xl_lookup(x, rip, true);
     if (!to)
         return NULL;
     if (crosses || ++r->failed >= GROUP_FAILS)
@@ -391,6 +393,8 @@ bool xl_exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
     case X_ABORT:
         break;
     }
+    if (r->shadow && *resume) /* the block goes on and sees to it */
+        c->int_shadow = false;
     return false;
 }
 
