@@ -50,9 +50,9 @@ static bool is_user(struct im *t)
 }
 
 /* The code's pages once more; for user mode everything from the code on, and device memory, is the user's. */
-static int set_up_as(void **state, uint64_t user)
+static int set_up_as(void **state, uint64_t user, unsigned cpus)
 {
-    struct im *t = vm_new(*state);
+    struct im *t = vm_new_smp(*state, cpus);
 
     im_put64(t, IM_PT + 8 * (ALIAS >> 12), IM_CODE | 3);
     im_put64(t, IM_PT + 8 * (ALIAS2 >> 12), (IM_CODE + PAGE2) | 3);
@@ -68,11 +68,11 @@ static int set_up_as(void **state, uint64_t user)
 }
 static int set_up(void **state)
 {
-    return set_up_as(state, 0);
+    return set_up_as(state, 0, 1);
 }
 static int set_up_user(void **state)
 {
-    return set_up_as(state, USER);
+    return set_up_as(state, USER, 1);
 }
 static int tear_down(void **state)
 {
@@ -520,10 +520,10 @@ static int smp_up_as(void **state, uint64_t user)
     struct smp *s = calloc(1, sizeof(*s));
     const struct engine_ops *ops = *state;
 
-    set_up_as(state, user);
+    set_up_as(state, user, CPUS);
     s->cpu[0] = *state;
     for (unsigned k = 1; k < CPUS; k++) {
-        s->cpu[k] = im_new_on(ops, s->cpu[0]->v.mem);
+        s->cpu[k] = im_new_smp(ops, s->cpu[0]->v.mem, CPUS);
         s->cpu[k]->v.id = k;
     }
     *state = s;
@@ -631,10 +631,10 @@ CROSS(cross_lock, "mov eax, ebp\nlock xchg [r9 + 1], eax")
                 "dec edi\njnz .L" #name "_s\n" store)
 CROSS_BUSY(busy_mov, "mov [r9 + 1], ebp")
 CROSS_BUSY(busy_stos, "lea rdi, [r9 + 1]\nmov eax, ebp\nstosd")
-    CROSS_BUSY(busy_rep, "lea rdi, [r9 + 1]\nmov eax, ebp\nmov ecx, 1\nrep stosd")
-        CROSS_BUSY(busy_movs, "lea rdi, [r9 + 1]\nlea rsi, [rsp - 8]\nmov [rsi], ebp\nmovsd\nmov rsi, r12")
+CROSS_BUSY(busy_rep, "lea rdi, [r9 + 1]\nmov eax, ebp\nmov ecx, 1\nrep stosd")
+CROSS_BUSY(busy_movs, "lea rdi, [r9 + 1]\nlea rsi, [rsp - 8]\nmov [rsi], ebp\nmovsd\nmov rsi, r12")
 
-            static void test_cross(void **state)
+static void test_cross(void **state)
 {
     static const struct guest_code *const all[] = { &cross_mov, &cross_alias, &cross_lock, &busy_mov,
                                                     &busy_stos, &busy_rep,    &busy_movs };
