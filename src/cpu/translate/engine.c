@@ -99,6 +99,7 @@ static const struct mem_listener listener = {
 
 void xl_drop_all(struct xlate *x)
 {
+    x->st.code_flushes++;
     xl_tlb_flush(x, true);
     for (unsigned g = 0; g < CODE_REGIONS; g++)
         if (x->code.r[g].n)
@@ -310,6 +311,12 @@ static const uint8_t *group_exit(struct xlate *x, struct xrec *r)
     return x->code.rx + to->start;
 }
 
+static void count_fault(struct xlate *x)
+{
+    x->st.faults++;
+    x->st.fault_vector[x->fault_trap % ARRAY_LEN(x->st.fault_vector)]++;
+}
+
 /* A host fault while there are windows: at an access to one, or like any other. */
 static const uint8_t *win_exit(struct xlate *x)
 {
@@ -320,7 +327,7 @@ static const uint8_t *win_exit(struct xlate *x)
         if (x->fault_trap != X86_PF && xl_win_scan(x))
             return xl_find(x);
     }
-    x->st.faults++;
+    count_fault(x);
     x->step_due = true;
     return NULL;
 }
@@ -344,6 +351,7 @@ bool xl_exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
     case X_FAST:
         c->rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
         if (xl_fast(x, r)) {
+            x->st.fast_op[r->op]++;
             if (r->shadow && c->rip != block_page(x, r->b) + (uint64_t)(int64_t)r->off)
                 c->int_shadow = false;
             break;
@@ -382,7 +390,7 @@ bool xl_exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
         *resume = win_exit(x);
         break;
     case X_FAULT:
-        x->st.faults++;
+        count_fault(x);
         c->rip = x->aux;
         x->step_due = true;
         break;
@@ -633,44 +641,6 @@ static void translate_debug(struct vcpu *v)
     x->inner.ops->debug_changed(&x->inner);
 }
 
-static void translate_stats(const struct vcpu *v, void (*put)(void *arg, const char *name, uint64_t value), void *arg)
-{
-    const struct xlate *x = v->engine;
-    const struct xl_stats *s = &x->st;
-    char name[64];
-
-    put(arg, "blocks", s->blocks);
-    put(arg, "translated_instructions", s->insns);
-    put(arg, "code_bytes", s->code_bytes);
-    put(arg, "evictions", s->evictions);
-    put(arg, "dropped_blocks", s->dead_blocks);
-    put(arg, "links", s->links);
-    put(arg, "lookups", s->lookups);
-    put(arg, "tlb_misses", s->misses);
-    put(arg, "tlb_fills", s->fills);
-    put(arg, "tlb_flushes", s->flushes);
-    put(arg, "host_faults", s->faults);
-    put(arg, "kicks", s->kicks);
-    put(arg, "entries", s->entries);
-    put(arg, "windows.misses", s->win_misses);
-    put(arg, "windows.pages_filled", s->win_fills);
-    put(arg, "windows.flushes", s->win_flushes);
-    put(arg, "windows.promotions", s->win_promotions);
-    put(arg, "interpreted", s->steps);
-    put(arg, "missed_to_interpreter", s->miss_steps);
-    if (x->verify) {
-        put(arg, "verify.instructions", s->verified);
-        put(arg, "verify.not_compared", s->verify_skipped);
-        put(arg, "verify.memory_changed_meanwhile", s->verify_races);
-    }
-    for (unsigned k = 0; k < ARRAY_LEN(s->step_op); k++) {
-        if (!s->step_op[k])
-            continue;
-        snprintf(name, sizeof(name), "interpreted_by_opcode.%s", ZydisMnemonicGetString((ZydisMnemonic)k));
-        put(arg, name, s->step_op[k]);
-    }
-}
-
 static int window_create(struct vcpu *v)
 {
     v->tuning.mmu = ENGINE_MMU_WINDOW;
@@ -681,7 +651,7 @@ static int window_create(struct vcpu *v)
     {                                                                                                                  \
         .name = title, .create = make, .destroy = translate_destroy, .run = translate_run, .kick = translate_kick,     \
         .sync = translate_sync, .can_intr = translate_can_intr, .debug_changed = translate_debug,                      \
-        .stats = translate_stats                                                                                       \
+        .stats = xl_stats_put                                                                                          \
     }
 const struct engine_ops engine_translate = TRANSLATE_OPS("translate", translate_create);
 const struct engine_ops engine_translate_window = TRANSLATE_OPS("translate-window", window_create);

@@ -28,11 +28,15 @@
 
 enum { X87_LAST_VALID = 1 << 24 };
 
+/* Why an access is left to the interpreter. */
+enum { MISS_CROSSES, MISS_NOT_CANONICAL, MISS_FAULTS, MISS_NO_RAM, MISS_CODE, MISS_REASONS };
+
 struct xl_stats {
     uint64_t win_misses, win_fills, win_flushes, win_promotions;
     uint64_t blocks, insns, code_bytes, evictions, dead_blocks, misses, fills, flushes, steps, lookups, links, faults,
-        kicks, entries, miss_steps, verified, verify_skipped, verify_races;
-    uint32_t step_op[2048]; /* by ZydisMnemonic */
+        kicks, entries, miss_steps, verified, verify_skipped, verify_races, code_flushes;
+    uint64_t miss_why[MISS_REASONS], fault_vector[32];
+    uint32_t step_op[2048], fast_op[2048]; /* by ZydisMnemonic */
 };
 
 struct xlate {
@@ -158,6 +162,9 @@ void xl_x87_load(struct xlate *x);
 void xl_x87_save(struct xlate *x);
 /* Only FOP, FIP, FDP and their selectors, before CS changes; uses no vector registers. */
 void xl_x87_pointers(struct xlate *x);
+
+/* stats.c: struct engine_ops */
+void xl_stats_put(const struct vcpu *v, void (*put)(void *arg, const char *name, uint64_t value), void *arg);
 
 /* fault.c */
 int xl_signals_install(void);
