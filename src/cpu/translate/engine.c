@@ -17,6 +17,7 @@
 
 #include <Zydis/Zydis.h>
 
+#include "cpu/translate/trace.h"
 #include "cpu/translate/verify.h"
 #include "mem/mem.h"
 
@@ -99,11 +100,16 @@ static const struct mem_listener listener = {
 
 void xl_drop_all(struct xlate *x)
 {
+    uint64_t n = 0;
+
     x->st.code_flushes++;
     xl_tlb_flush(x, true);
-    for (unsigned g = 0; g < CODE_REGIONS; g++)
+    for (unsigned g = 0; g < CODE_REGIONS; g++) {
+        n += x->code.r[g].n;
         if (x->code.r[g].n)
             xl_drop_region(x, g);
+    }
+    xl_event(x, EVENT_FLUSH, n, 0);
     for (unsigned g = 0; g < CODE_REGIONS; g++)
         x->code.r[g].n = 0;
     x->code.region = 0;
@@ -197,6 +203,8 @@ static bool step(struct xlate *x, unsigned n)
 {
     struct xl_steps s = xl_steps_begin(x);
 
+    if (unlikely(x->v->tuning.trace_exec))
+        xl_trace_step(x);
     if (n > 1)
         mem_code_hold(x->v->mem, true);
     x->inner.ops->step(&x->inner, n, &x->inner.exit);
@@ -262,7 +270,7 @@ static void link_exit(struct xlate *x, struct xrec *r)
     if ((b->kind & KIND_MODE) != X86_MODE_64)
         rip = (uint32_t)rip;
     x->cpu->rip = rip;
-    if (b->dead || x->kind == KIND_NONE || x->verify)
+    if (b->dead || x->kind == KIND_NONE || x->from_c)
         return;
     to = xl_lookup(x, rip, false);
     if (to && !b->dead && (kind_ctx(b->kind) != CTX_USER || to->gpa >> PAGE_SHIFT == b->gpa >> PAGE_SHIFT))
@@ -463,6 +471,8 @@ static void loop(struct xlate *x)
             resume = NULL;
             continue;
         }
+        if (unlikely(x->v->tuning.trace_exec))
+            xl_trace_enter(x, resume);
         if (xl_exited(x, xl_enter(x, resume), &resume))
             return;
     }
@@ -559,6 +569,9 @@ static int translate_create(struct vcpu *v)
         r = xl_signals_install();
     if (!r)
         r = xl_verify_new(x);
+    x->from_c = x->verify || v->tuning.trace_exec;
+    if (!r)
+        xl_trace_start(x);
     if (!r)
         r = mem_listen(v->mem, &listener, x);
     if (r)

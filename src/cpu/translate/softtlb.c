@@ -7,7 +7,7 @@
  */
 #include <string.h>
 
-#include "cpu/translate/translate.h"
+#include "cpu/translate/trace.h"
 #include "mem/mem.h"
 
 enum { BLOOM_BITS = 1024, SMALL_BITS = 4096 };
@@ -113,6 +113,8 @@ static void flush(struct xl_tlb *t, bool all)
 void xl_tlb_flush(struct xlate *x, bool all)
 {
     x->st.flushes++;
+    if (all)
+        xl_event(x, EVENT_TLB, 0, 0);
     for (unsigned c = 0; c < CTXS; c++)
         flush(&x->tlb[c], all);
     xl_win_flush(x);

@@ -71,6 +71,7 @@ struct xlate {
     bool no_pext;      /* PEXT is slow here */
     bool avx;
     struct xl_verify *verify; /* verify.h; NULL: not asked for */
+    bool from_c;              /* each block is entered from C: no links, no jump caches in line */
     bool one_insn;            /* blocks of one instruction */
     uintptr_t fault_host;     /* of the last host fault: address, */
     bool fault_write;         /* direction, */
