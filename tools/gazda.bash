@@ -8,7 +8,10 @@ _gazda() {
         return
     fi
     case $prev in
-    --kernel | --initrd | --disk | --stats) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
+    --kernel | --initrd | --disk | --stats | --trace)
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+        ;;
     --boot) mapfile -t COMPREPLY < <(compgen -W 'auto linux stub pvh multiboot flat:' -- "$cur") ;;
     --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio pty file: unix: null' -- "$cur") ;;
     --engine) mapfile -t COMPREPLY < <(compgen -W 'auto translate interp' -- "$cur") ;;
@@ -19,7 +22,8 @@ _gazda() {
     --append | --cpus | --mem | --name | --gdb) ;;
     *)
         [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W '--kernel --boot --initrd --append --cpus
-            --mem --disk --serial --console --engine --mmu --direct --verify --no-reboot --name --debug-exit --stats --gdb --log --help' -- "$cur")
+            --mem --disk --serial --console --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --debug-exit
+            --stats --gdb --log --help' -- "$cur")
         ;;
     esac
 }

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* gazda run: options, the default appliance, signals, and what the machine's end means for the exit status. */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "cli/cli.h"
@@ -20,7 +22,8 @@ struct run_options {
     struct machine_config mc;
     struct boot_config boot;
     const char *initrd[INITRDS_MAX];
-    const char *stats, *gdb;
+    const char *stats, *gdb, *trace;
+    bool perf_map;
 };
 
 enum {
@@ -37,6 +40,8 @@ enum {
     OPT_MMU,
     OPT_DIRECT,
     OPT_VERIFY,
+    OPT_TRACE,
+    OPT_PERF_MAP,
     OPT_NO_REBOOT,
     OPT_NAME,
     OPT_DEBUG_EXIT,
@@ -60,6 +65,8 @@ static const struct option options[] = {
     { "mmu", required_argument, NULL, OPT_MMU },
     { "direct", required_argument, NULL, OPT_DIRECT },
     { "verify", no_argument, NULL, OPT_VERIFY },
+    { "trace", required_argument, NULL, OPT_TRACE },
+    { "perf-map", no_argument, NULL, OPT_PERF_MAP },
     { "no-reboot", no_argument, NULL, OPT_NO_REBOOT },
     { "name", required_argument, NULL, OPT_NAME },
     { "debug-exit", no_argument, NULL, OPT_DEBUG_EXIT },
@@ -148,6 +155,25 @@ static int set_direct(struct run_options *o, const char *name, struct err *e)
     return err_set(e, EINVAL, "--direct: unknown choice \"%s\"; it must be auto, off or on", name);
 }
 
+/* FILE[,asm][,exec]; the argument is cut in place. */
+static int set_trace(struct run_options *o, char *arg, struct err *e)
+{
+    struct engine_tuning *t = &o->mc.tuning;
+
+    for (char *comma; (comma = strrchr(arg, ',')) != NULL; *comma = '\0') {
+        if (strcmp(comma, ",asm") == 0)
+            t->trace_asm = true;
+        else if (strcmp(comma, ",exec") == 0)
+            t->trace_exec = true;
+        else
+            break;
+    }
+    if (!*arg)
+        return err_set(e, EINVAL, "--trace: the file name is empty; it must be FILE[,asm][,exec]");
+    o->trace = arg;
+    return 0;
+}
+
 static int set_log(const char *name, struct err *e)
 {
     static const char *const level[] = { "error", "warn", "info", "debug" };
@@ -196,6 +222,11 @@ static int set_option(struct run_options *o, int opt, char *arg, struct err *e)
     case OPT_VERIFY:
         o->mc.tuning.verify = true;
         return 0;
+    case OPT_TRACE:
+        return set_trace(o, arg, e);
+    case OPT_PERF_MAP:
+        o->perf_map = true;
+        return 0;
     case OPT_NO_REBOOT:
         o->mc.no_reboot = true;
         return 0;
@@ -236,8 +267,13 @@ static int parse(struct run_options *o, int argc, char **argv, struct err *e)
         return err_set(e, EINVAL, "unexpected argument \"%s\"; see \"gazda help run\"", argv[optind]);
     if (!o->boot.kernel && o->boot.kind != BOOT_AUTO)
         return err_set(e, EINVAL, "--boot needs --kernel");
-    if (o->mc.tuning.verify && o->mc.engine != &engine_translate)
+    if (o->mc.engine == &engine_translate)
+        return 0;
+    if (o->mc.tuning.verify)
         return err_set(e, EINVAL, "--verify: only engine translate can be verified; this is %s", o->mc.engine->name);
+    if (o->trace || o->perf_map)
+        return err_set(e, EINVAL, "%s: only engine translate makes code; this is %s",
+                       o->trace ? "--trace" : "--perf-map", o->mc.engine->name);
     return 0;
 }
 
@@ -256,6 +292,45 @@ static void *signal_main(void *arg)
     if (sigwait(&w->set, &sig) == 0 && sig != SIGUSR2)
         machine_quit(w->m, (uint32_t)sig);
     return NULL;
+}
+
+/* ---- traces ---- */
+
+/* A line at a time, so that nothing is missing after a crash. NULL with e set. */
+static FILE *open_lines(const char *option, const char *path, int flags, struct err *e)
+{
+    int fd = open(path, O_CREAT | O_TRUNC | O_CLOEXEC | flags, 0666);
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "a");
+
+    if (!f) {
+        err_set(e, errno, "%s: cannot write %s: %s", option, path, strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return NULL;
+    }
+    setvbuf(f, NULL, _IOLBF, 0);
+    return f;
+}
+
+static int open_traces(struct run_options *o, struct err *e)
+{
+    struct engine_tuning *t = &o->mc.tuning;
+    char path[64];
+
+    if (o->trace && !(t->trace = open_lines("--trace", o->trace, O_WRONLY | O_APPEND, e)))
+        return -EIO;
+    snprintf(path, sizeof(path), "/tmp/perf-%d.map", (int)getpid()); /* where perf looks for it */
+    if (o->perf_map && !(t->perf_map = open_lines("--perf-map", path, O_RDWR | O_APPEND | O_NOFOLLOW, e)))
+        return -EIO;
+    return 0;
+}
+
+static void close_traces(struct run_options *o)
+{
+    if (o->mc.tuning.trace)
+        fclose(o->mc.tuning.trace);
+    if (o->mc.tuning.perf_map)
+        fclose(o->mc.tuning.perf_map);
 }
 
 /* ---- the run ---- */
@@ -368,7 +443,8 @@ static int run_with_options(struct run_options *o, int argc, char **argv)
     o->boot.initrds = o->initrd;
     o->mc.load = boot_guest;
     o->mc.load_arg = &o->boot;
-    int status = run_machine(o, &e);
+    int status = open_traces(o, &e) < 0 ? cli_fail(&e) : run_machine(o, &e);
+    close_traces(o);
     free(kernel);
     free(initrd);
     return status;

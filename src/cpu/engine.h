@@ -85,7 +85,7 @@ struct vcpu_debug {
 
 struct vcpu_stats {
     uint64_t exits[EXIT_KINDS];
-    uint64_t insns;      /* retired */
+    uint64_t insns;      /* that the interpreter has retired; translate does not count those that it runs */
     uint64_t faults[32]; /* exceptions delivered, by vector */
     uint64_t intr;
     uint64_t tlb_misses, tlb_flushes, blocks_decoded, cache_flushes, code_invalidations, vector_decoded;

@@ -20,10 +20,15 @@ enum engine_direct { ENGINE_DIRECT_AUTO, ENGINE_DIRECT_OFF, ENGINE_DIRECT_ON };
 struct engine_tuning {
     enum engine_mmu mmu;
     enum engine_direct direct;
-    unsigned cpus; /* of the machine: with more than one, memory may change under an instruction; 0 is 1 */
-    bool verify;   /* translate: every translated instruction also runs in the interpreter; a difference is fatal */
-    FILE *report;  /* where verify tells of a difference; NULL = stderr */
-    struct {       /* for tests of verify: host code that is put behind each translation of one ZydisMnemonic */
+    unsigned cpus;   /* of the machine: with more than one, memory may change under an instruction; 0 is 1 */
+    bool verify;     /* translate: every translated instruction also runs in the interpreter; a difference is fatal */
+    bool trace_asm;  /* trace: with the code of guest and host */
+    bool trace_exec; /* trace: and a line each time that a block is entered; slow, for blocks do not lead to each other
+                      */
+    FILE *trace;     /* translate: a line for each block that is made and each notable event; NULL = none */
+    FILE *perf_map;  /* translate: symbols of its code for perf; readable, in append mode; NULL = none */
+    FILE *report;    /* where verify tells of a difference; NULL = stderr */
+    struct {         /* for tests of verify: host code that is put behind each translation of one ZydisMnemonic */
         uint16_t mnemonic;
         uint8_t n, code[8];
     } spoil;

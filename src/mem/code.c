@@ -11,6 +11,26 @@
  * what the marker decoded is thrown away), or stored before the marker read, or finds that another writer has cleared
  * the line. The generation moves first, so whoever finds the line cleared finds the generation moved; and no mark is
  * made between the two, where it would be lost though its generation stands: hence the lock.
+ *
+ * A frame without marked lines may be released: its CODE goes, and who asks for it (an engine that is about to give its
+ * own code the right to store there) need not look at the flag again until code_marked. That is safe with any number
+ * of processors:
+ *
+ *  - Nobody runs old code of the frame as if it were new. Lines go only when all listeners have been told and the
+ *    generation has moved, and what they decode afterwards is marked again. So whoever sees the frame released has his
+ *    own notice already, and looks at it before he runs on; the right to store is of use to him only behind that.
+ *  - Nobody has the right left over when the frame is marked again. The marker sets CODE, from when on no right is
+ *    given, has all those that exist withdrawn (code_marked), and only then counts on CODE being complete (READY). A
+ *    release in between, a right given, and another marker's CODE would together look like the first marker's own: he
+ *    would set READY while the second one is still to have that right withdrawn. Then its owner marks his next code
+ *    without a round of his own, and writes to it behind everybody's back. Hence no release while any marker is on
+ *    that way (`making`; shared by several frames, which only makes a release wait).
+ *  - Who runs more than one instruction of decoded code, and learns of its change by the generation when CODE is set
+ *    behind a store of his own, would no longer look: he holds releases off (mem_code_hold). He counts himself among
+ *    the holds, then reads the generation; the release reads the holds when the generation has long moved. Either it
+ *    sees the hold, or he sees the new generation before he begins.
+ *
+ * Withdrawing rights costs far more than a few stores that ask, so a frame is released at the IDLE_STORES-th only.
  */
 #include <linux/membarrier.h>
 #include <string.h>
@@ -19,6 +39,8 @@
 #include <unistd.h>
 
 #include "mem/internal.h"
+
+enum { IDLE_STORES = 4 };
 
 static long membarrier(int cmd)
 {
@@ -73,22 +95,25 @@ static void tell_code(struct mem *m, gpa_t gpa, bool written)
     }
 }
 
-/* Makes MEM_F_CODE of frame f reliable. */
+static unsigned *making(struct mem *m, uint64_t f)
+{
+    return &m->making[f % ARRAY_LEN(m->making)];
+}
+
+/* Makes MEM_F_CODE of frame f reliable. Called, and returns, with the lock held; drops it meanwhile. */
 static void make_ready(struct mem *m, gpa_t gpa, uint64_t f)
 {
-    lock_take(&m->lock);
-    if (!(m->flags[f] & MEM_F_CODE_READY)) {
-        __atomic_fetch_or(&m->flags[f], MEM_F_CODE, __ATOMIC_SEQ_CST);
-        lock_drop(&m->lock);
-        tell_code(m, gpa, false); /* twice, if two mark at once: harmless */
-        lock_take(&m->lock);
-        barrier_all(m);
-        if (m->flags[f] & MEM_F_CODE) { /* else it was released meanwhile: the caller looks again */
-            __atomic_fetch_or(&m->flags[f], MEM_F_CODE_READY, __ATOMIC_SEQ_CST);
-            __atomic_fetch_add(&m->code_frames, 1, __ATOMIC_RELAXED);
-        }
-    }
+    __atomic_fetch_or(&m->flags[f], MEM_F_CODE, __ATOMIC_SEQ_CST);
+    ++*making(m, f);
     lock_drop(&m->lock);
+    tell_code(m, gpa, false); /* twice, if two mark at once: harmless */
+    lock_take(&m->lock);
+    --*making(m, f);
+    if (m->flags[f] & MEM_F_CODE_READY)
+        return;
+    barrier_all(m);
+    __atomic_fetch_or(&m->flags[f], MEM_F_CODE_READY, __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&m->code_frames, 1, __ATOMIC_RELAXED);
 }
 
 void mem_code_mark(struct mem *m, gpa_t gpa, uint64_t len)
@@ -97,35 +122,37 @@ void mem_code_mark(struct mem *m, gpa_t gpa, uint64_t len)
     if (!len || !mem_offset(m, gpa, len, &off))
         return;
     uint64_t f = off >> PAGE_SHIFT;
-    uint64_t mask = line_mask(off, off + len - 1);
-    for (bool done = false; !done;) {
-        if (!(__atomic_load_n(&m->flags[f], __ATOMIC_ACQUIRE) & MEM_F_CODE_READY))
-            make_ready(m, gpa, f);
-        lock_take(&m->lock);
-        done = m->flags[f] & MEM_F_CODE_READY;
-        if (done)
-            __atomic_fetch_or(&m->lines[f], mask, __ATOMIC_SEQ_CST);
-        lock_drop(&m->lock);
-    }
+    lock_take(&m->lock);
+    if (!(m->flags[f] & MEM_F_CODE_READY))
+        make_ready(m, gpa, f);
+    __atomic_fetch_or(&m->lines[f], line_mask(off, off + len - 1), __ATOMIC_SEQ_CST);
+    lock_drop(&m->lock);
 }
 
 bool mem_code_release(struct mem *m, gpa_t gpa)
 {
     uint64_t off;
-    bool none;
+    bool free;
     if (!mem_offset(m, gpa, 1, &off))
         return false;
     uint64_t f = off >> PAGE_SHIFT;
+    if (__atomic_load_n(&m->lines[f], __ATOMIC_RELAXED))
+        return false;
     lock_take(&m->lock);
-    none = !__atomic_load_n(&m->lines[f], __ATOMIC_SEQ_CST);
-    if (none && (m->flags[f] & MEM_F_CODE_READY)) {
+    free = !(m->flags[f] & MEM_F_CODE);
+    if (!free && !m->lines[f] && (m->flags[f] & MEM_F_CODE_READY) && !*making(m, f) &&
+        !__atomic_load_n(&m->holds, __ATOMIC_SEQ_CST) && ++m->idle[f] >= IDLE_STORES) {
         __atomic_fetch_and(&m->flags[f], (uint8_t) ~(MEM_F_CODE | MEM_F_CODE_READY), __ATOMIC_SEQ_CST);
         __atomic_fetch_sub(&m->code_frames, 1, __ATOMIC_RELAXED);
-    } else {
-        none = none && !(m->flags[f] & MEM_F_CODE);
+        free = true;
     }
     lock_drop(&m->lock);
-    return none;
+    return free;
+}
+
+void mem_code_hold(struct mem *m, bool hold)
+{
+    __atomic_fetch_add(&m->holds, hold ? 1 : -1U, __ATOMIC_SEQ_CST);
 }
 
 const volatile uint32_t *mem_code_gen(struct mem *m, gpa_t gpa)
@@ -154,6 +181,7 @@ bool mem_code_written(struct mem *m, gpa_t gpa, uint64_t len)
         /* before the marks go: a writer that finds none must find its own engine told */
         tell_code(m, gpa + (off - first), true);
         __atomic_exchange_n(&m->lines[f], 0, __ATOMIC_SEQ_CST);
+        m->idle[f] = 0;
         lock_drop(&m->lock);
         __atomic_fetch_add(&m->code_writes, 1, __ATOMIC_RELAXED);
         hit = true;

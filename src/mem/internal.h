@@ -21,6 +21,9 @@ struct mem {
     uint32_t *pins;
     uint64_t *lines; /* marked code, a bit for 64 bytes */
     uint32_t *gen;
+    uint8_t *idle;        /* times that a release was asked for since lines went; under the lock */
+    unsigned making[256]; /* by frame, hashed: markers between CODE and CODE_READY; under the lock */
+    unsigned holds;       /* mem_code_hold */
     uint64_t private_frames, code_frames, code_writes;
     bool expedited;     /* membarrier's private expedited command works */
     void *barrier_page; /* stand-in where it does not */

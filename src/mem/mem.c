@@ -34,6 +34,7 @@ static void tables_unmap(struct mem *m)
     table_unmap((void *)m->pins, m->frames * sizeof(*m->pins));
     table_unmap((void *)m->lines, m->frames * sizeof(*m->lines));
     table_unmap((void *)m->gen, m->frames * sizeof(*m->gen));
+    table_unmap((void *)m->idle, m->frames);
 }
 
 static int tables_map(struct mem *m)
@@ -43,7 +44,8 @@ static int tables_map(struct mem *m)
     m->pins = table_map(m->frames * sizeof(*m->pins));
     m->lines = table_map(m->frames * sizeof(*m->lines));
     m->gen = table_map(m->frames * sizeof(*m->gen));
-    if (m->state && m->flags && m->pins && m->lines && m->gen)
+    m->idle = table_map(m->frames);
+    if (m->state && m->flags && m->pins && m->lines && m->gen && m->idle)
         return 0;
     tables_unmap(m);
     return -ENOMEM;

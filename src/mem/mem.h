@@ -85,9 +85,13 @@ const volatile uint8_t *mem_frame_flags(struct mem *m, gpa_t gpa);
 
 /* See the head comment. mark covers [gpa, gpa+len) in 64-byte lines inside one frame. Any vCPU thread. */
 void mem_code_mark(struct mem *m, gpa_t gpa, uint64_t len);
-/* Ends the watch on a frame that has no marked line any more, so that stores to it are plain again. True: it has none.
+/*
+ * Ends the watch on a frame that has no marked line any more, so that stores to it are plain again; to be asked at each
+ * store that the watch makes slow, for the first few are refused. True: the frame is not watched (just now).
  */
 bool mem_code_release(struct mem *m, gpa_t gpa);
+/* Refuses releases while whoever said true (they are counted) has not said false: see code.c. */
+void mem_code_hold(struct mem *m, bool hold);
 /* The generation counter of the frame: changes whenever a marked line of it was written. Stable address. */
 const volatile uint32_t *mem_code_gen(struct mem *m, gpa_t gpa);
 /* Tells that [gpa, gpa+len) was written. True if a marked line was hit (the generation moved). */

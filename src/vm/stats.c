@@ -61,7 +61,7 @@ static json_t *stats_json(const struct vcpu_stats *s)
 {
     json_t *o = json_object(), *exits = json_object(), *faults = json_object();
     char key[16];
-    put(o, "instructions", s->insns);
+    put(o, "interpreted_instructions", s->insns);
     put(o, "vector_decoded", s->vector_decoded);
     put(o, "interrupts", s->intr);
     put(o, "tlb_misses", s->tlb_misses);

@@ -69,6 +69,13 @@ def triple_restarts(b):
             raise Fail("SIGTERM killed gazda rather than ended it")
 
 
+TRANSLATE_KEYS = {
+    "blocks", "translated_instructions", "code_bytes", "code_memory", "evictions", "dropped_blocks", "links", "lookups",
+    "entries", "kicks", "tlb_misses", "tlb_fills", "tlb_flushes", "missed_by_reason", "windows",
+    "host_faults", "interpreted", "missed_to_interpreter", "interpreted_by_opcode", "done_in_c_by_opcode",
+}
+
+
 @case("cli:stats")
 def stats(b):
     path = os.path.join(b.tmp, "stats.json")
@@ -79,15 +86,28 @@ def stats(b):
         s = json.load(f)
     checks = [
         ("two CPUs", len(s["cpus"]) == 2),
-        ("instructions", s["total"]["instructions"] > (10_000_000 if s["engine"] == "interp" else 10_000)),
-        ("the sum", s["total"]["instructions"] == sum(c["instructions"] for c in s["cpus"])),
+        ("instructions", s["total"]["interpreted_instructions"] > (10_000_000 if s["engine"] == "interp" else 10_000)),
+        ("the sum", s["total"]["interpreted_instructions"] == sum(c["interpreted_instructions"] for c in s["cpus"])),
         ("PIO exits", s["total"]["exits"]["pio"] > 1000),
         ("page faults", s["total"]["faults"].get("14", 0) > 100),
         ("granted memory", s["memory"]["granted_bytes"] == 512 << 20),
         ("touched memory", 32 << 20 < s["memory"]["touched_bytes"] <= 512 << 20),
         ("engine", s["engine"] in ("interp", "translate")),
-        ("translation", s["engine"] == "interp" or s["translate"]["translated_instructions"] > 10_000),
     ]
+    if s["engine"] == "translate":
+        t = s["translate"]
+        missing = TRANSLATE_KEYS - t.keys()
+        if missing:
+            raise Fail("--stats: translate has no %s" % ", ".join(sorted(missing)))
+        memory = t["code_memory"]
+        checks += [
+            ("translation", t["translated_instructions"] > 10_000),
+            ("code memory", 1 << 20 < memory["used"] <= memory["total"]),
+            ("TLB fills", 1000 < t["tlb_fills"] <= t["tlb_misses"]),
+            ("calls by opcode", t["interpreted_by_opcode"].get("out", 0) > 1000),
+            ("calls of C by opcode", t["done_in_c_by_opcode"].get("iretq", 0) > 10),
+            ("devices are no RAM", t["missed_by_reason"]["no_ram"] > 10),
+        ]
     for what, good in checks:
         if not good:
             raise Fail("--stats: %s: %s" % (what, json.dumps(s)[:800]))

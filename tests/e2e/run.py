@@ -25,6 +25,7 @@ import cases_device  # noqa: E402,F401
 import cases_gdb  # noqa: E402,F401
 import cases_hostile  # noqa: E402,F401
 import cases_smp  # noqa: E402,F401
+import cases_trace  # noqa: E402,F401
 import cases_virtio  # noqa: E402,F401
 
 TOP = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))

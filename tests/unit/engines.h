@@ -17,9 +17,27 @@ static const struct engine_ops *const engines[] = {
     &engine_translate_window,
 };
 
+/* The translator, verified by the interpreter; not in the list, but engine_find has it. */
+static inline int engine_verify_create(struct vcpu *v)
+{
+    v->tuning.verify = true;
+    return engine_translate.create(v);
+}
+static inline const struct engine_ops *engine_verify(void)
+{
+    static struct engine_ops ops;
+
+    ops = engine_translate;
+    ops.name = "translate-verify";
+    ops.create = engine_verify_create;
+    return &ops;
+}
+
 /* NULL if there is none of that name. */
 static inline const struct engine_ops *engine_find(const char *name)
 {
+    if (!strcmp(name, engine_verify()->name))
+        return engine_verify();
     for (unsigned i = 0; i < ARRAY_LEN(engines); i++)
         if (!strcmp(engines[i]->name, name))
             return engines[i];

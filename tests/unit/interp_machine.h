@@ -81,14 +81,15 @@ static inline void im_done(struct im *t)
     t->v.ops->sync(&t->v, SYNC_IN);
 }
 
-/* A processor on the RAM of another one, or (NULL) on RAM of its own. */
-static inline struct im *im_new_on(const struct engine_ops *ops, struct mem *mem)
+/* One of `cpus` processors, on the RAM of another one, or (NULL) on RAM of its own. */
+static inline struct im *im_new_smp(const struct engine_ops *ops, struct mem *mem, unsigned cpus)
 {
     struct im *t = calloc(1, sizeof(*t));
     struct cpu_state *c;
 
     x86_model_host(&t->model, 1, 1000000);
     t->v.ops = ops;
+    t->v.tuning.cpus = cpus;
     t->v.mem = mem ? mem : mem_new(64UL << 20, NULL);
     t->v.model = &t->model;
     if (ops->create(&t->v)) {
@@ -119,10 +120,10 @@ static inline struct im *im_new_on(const struct engine_ops *ops, struct mem *mem
 
 static inline struct im *im_new(const struct engine_ops *ops)
 {
-    return im_new_on(ops, NULL);
+    return im_new_smp(ops, NULL, 1);
 }
 
-/* One that came from im_new_on, before the owner of its RAM. */
+/* One that is on the RAM of another one, before the owner of its RAM. */
 static inline void im_free_on(struct im *t)
 {
     t->v.ops->destroy(&t->v);

@@ -122,11 +122,79 @@ static void test_not_flat(void **state)
     faults(*state, &(struct access){ 0, UINT32_MAX, FLAT_DATA | X86_SEG_UNUSABLE, IM_DATA });
 }
 
+/* FS and GS have a base and 4 GiB. base: of GS; off: what EBX or the instruction says. */
+static int run_gs(struct im *t, uint32_t base, uint32_t off, bool constant)
+{
+    const struct access flat = { 0, UINT32_MAX, FLAT_DATA, off };
+    char code[] = "\x65\xa1\0\0\0\0\xf4"; /* mov eax, gs:[off]; hlt */
+
+    memcpy(code + 2, &off, 4);
+    im_edit(t)->seg[X86_GS] = (struct x86_seg){ .base = base, .limit = UINT32_MAX, .attr = FLAT_DATA, .sel = 16 };
+    im_done(t);
+    if (constant)
+        return run32(t, &flat, code, sizeof(code) - 1);
+    return RUN32(t, &flat, "\x65\x8b\x03\xf4"); /* mov eax, gs:[ebx]; hlt */
+}
+
+static void test_based(void **state)
+{
+    for (unsigned constant = 0; constant < 2; constant++) {
+        struct im *t = im_new(*state);
+
+        assert_int_equal(run_gs(t, IM_DATA - 0x1000, 0x1000, constant), -1);
+        assert_int_equal(t->c->gpr[X86_RAX], WORD);
+        assert_int_equal(run_gs(t, IM_DATA + 4, 0xfffffffc, constant), -1);
+        assert_int_equal(t->c->gpr[X86_RAX], WORD);
+        assert_int_equal(run_gs(t, IM_DATA + 3, 0xfffffffd, constant), X86_GP);
+        im_free(t);
+    }
+}
+
+/* 64-bit code may have left something in the upper halves of registers. */
+static void test_upper_halves(void **state)
+{
+    static const struct {
+        const char *code;
+        uint32_t rip; /* behind the HLT */
+    } c[] = {
+        { "\xff\xe2\x90\x90\xf4\x90\xf4", IM_CODE + 7 }, /* jmp edx */
+        { "\xff\xd2\x90\x90\xf4\x90\xf4", IM_CODE + 7 }, /* call edx */
+        { "\x58\x90\x90\x90\xf4\x90\xf4", IM_CODE + 5 }, /* pop eax */
+        { "\xc9\x90\x90\x90\xf4\x90\xf4", IM_CODE + 5 }, /* leave */
+        { "\xc3\x90\x90\x90\xf4\x90\xf4", IM_CODE + 7 }, /* ret */
+        { "\x8b\x45\0\x90\xf4\x90\xf4", IM_CODE + 5 },   /* mov eax, [ebp] */
+    };
+    const uint64_t junk = 0x7fff00000000;
+
+    for (unsigned k = 0; k < ARRAY_LEN(c); k++) {
+        struct im *t = im_new(*state);
+        struct cpu_state *s = im_edit(t);
+
+        s->seg[X86_CS] =
+            (struct x86_seg){ .limit = ~0U, .sel = 24, .attr = 0xb | X86_SEG_S | X86_SEG_P | X86_SEG_DB | X86_SEG_G };
+        s->gpr[X86_RDX] = junk | (IM_CODE + 6);
+        s->gpr[X86_RSP] = s->gpr[X86_RBP] = junk | IM_DATA;
+        im_done(t);
+        im_put64(t, IM_DATA, IM_CODE + 6);
+        assert_int_equal(im_exec(t, c[k].code, 7), EXIT_HLT);
+        assert_int_equal(im_vector(t), -1);
+        assert_int_equal(t->c->rip, c[k].rip);
+        if (k == 2 || k == 5)
+            assert_int_equal(t->c->gpr[X86_RAX], IM_CODE + 6);
+        if (k == 3) {
+            assert_int_equal((uint32_t)t->c->gpr[X86_RBP], IM_CODE + 6);
+            assert_int_equal((uint32_t)t->c->gpr[X86_RSP], IM_DATA + 4);
+        }
+        im_free(t);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_flat),  cmocka_unit_test(test_offset_wraps), cmocka_unit_test(test_byte_at_end),
-        cmocka_unit_test(test_stack), cmocka_unit_test(test_not_flat),
+        cmocka_unit_test(test_flat),         cmocka_unit_test(test_offset_wraps), cmocka_unit_test(test_byte_at_end),
+        cmocka_unit_test(test_stack),        cmocka_unit_test(test_not_flat),     cmocka_unit_test(test_based),
+        cmocka_unit_test(test_upper_halves),
     };
     return ENGINE_TESTS_RUN("interp_flat", tests);
 }

@@ -56,7 +56,7 @@ static int set_up(void **state)
     struct smp *s = calloc(1, sizeof(*s));
 
     for (unsigned k = 0; k < CPUS; k++)
-        s->cpu[k] = im_new_on(*state, k ? s->cpu[0]->v.mem : NULL);
+        s->cpu[k] = im_new_smp(*state, k ? s->cpu[0]->v.mem : NULL, CPUS);
     *state = s;
     return 0;
 }

@@ -100,6 +100,65 @@ static void test_code(void **st)
     mem_free(m);
 }
 
+/* Whether frame 0x5000 stops being watched after a while. */
+static bool released(struct mem *m)
+{
+    for (unsigned k = 0; k < 100; k++)
+        if (mem_code_release(m, 0x5000))
+            return true;
+    return false;
+}
+
+struct release {
+    struct mem *m;
+    unsigned calls;
+    bool released;
+};
+
+/* In the middle of a mark: another one marks, its code is written, and the frame has no lines again. */
+static void between(void *arg, gpa_t gpa)
+{
+    struct release *r = arg;
+
+    if (r->calls++)
+        return;
+    mem_code_mark(r->m, gpa, 1);
+    mem_code_written(r->m, gpa, 1);
+    r->released = released(r->m);
+}
+
+static void test_code_release(void **st)
+{
+    const struct mem_listener l = { .code_marked = between };
+    struct err e = { 0 };
+    struct mem *m = mem_new(16UL << 20, &e);
+    struct release r = { .m = m };
+    struct mem_stats s;
+    (void)st;
+    assert_true(released(m)); /* never was code */
+    mem_code_mark(m, 0x5040, 1);
+    assert_false(released(m));
+    mem_code_written(m, 0x5040, 1);
+    mem_code_hold(m, true);
+    assert_false(released(m));
+    mem_code_hold(m, false);
+    assert_true(*mem_frame_flags(m, 0x5000) & MEM_F_CODE);
+    assert_true(released(m));
+    assert_false(*mem_frame_flags(m, 0x5000) & MEM_F_CODE);
+    mem_get_stats(m, &s);
+    assert_int_equal(s.code_frames, 0);
+    assert_int_equal(mem_listen(m, &l, &r), 0);
+    mem_code_mark(m, 0x5040, 1);
+    assert_int_equal(r.calls, 2);
+    assert_false(r.released);
+    mem_get_stats(m, &s);
+    assert_int_equal(s.code_frames, 1);
+    mem_unlisten(m, &l, &r);
+    mem_code_written(m, 0x5040, 1);
+    assert_true(released(m));
+    mem_free(m);
+}
+
 /*
  * The race of code.c: a writer stores and then reports; a marker reads generation and bytes. When the writer is done
  * and the generation still stands, the marker must have seen the new bytes.
@@ -153,8 +212,8 @@ static void test_code_race(void **st)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes), cmocka_unit_test(test_gap),       cmocka_unit_test(test_absent),
-        cmocka_unit_test(test_code),  cmocka_unit_test(test_code_race),
+        cmocka_unit_test(test_sizes), cmocka_unit_test(test_gap),          cmocka_unit_test(test_absent),
+        cmocka_unit_test(test_code),  cmocka_unit_test(test_code_release), cmocka_unit_test(test_code_race),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,9 +14,10 @@ static inline void vm_edge_present(struct im *t, bool present)
     im_done(t); /* drops the TLBs */
 }
 
-static inline struct im *vm_new(const struct engine_ops *ops)
+/* One of `cpus` processors, with RAM of its own. */
+static inline struct im *vm_new_smp(const struct engine_ops *ops, unsigned cpus)
 {
-    struct im *t = im_new(ops);
+    struct im *t = im_new_smp(ops, NULL, cpus);
     struct cpu_state *c = im_edit(t);
 
     c->cr0 |= X86_CR0_MP;
@@ -29,6 +30,11 @@ static inline struct im *vm_new(const struct engine_ops *ops)
     c->gpr[X86_RBX] = IM_DATA;
     im_done(t);
     return t;
+}
+
+static inline struct im *vm_new(const struct engine_ops *ops)
+{
+    return vm_new_smp(ops, 1);
 }
 
 static inline bool vm_has_avx2(const struct im *t)

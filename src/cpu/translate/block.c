@@ -7,7 +7,7 @@
  */
 #include <string.h>
 
-#include "cpu/translate/translate.h"
+#include "cpu/translate/trace.h"
 #include "mem/mem.h"
 #include "x86/segment.h"
 
@@ -168,7 +168,7 @@ static void patch(struct xlate *x, uint32_t at, uint32_t to)
 
 void xl_link(struct xlate *x, struct xrec *r, struct tblock *to)
 {
-    if (r->to || to->dead || r->b->dead || x->verify)
+    if (r->to || to->dead || r->b->dead || x->from_c)
         return;
     if (to->gpa2 != NO_GPA) { /* it depends on the mapping of another page */
         if (kind_ctx(to->kind) == CTX_USER)
@@ -384,6 +384,7 @@ static void drop_block(struct xlate *x, struct tblock *b)
 void xl_drop_frame(struct xlate *x, gpa_t gpa)
 {
     struct frame_ref *f = *frame_list(x, gpa), *next;
+    unsigned n = 0;
 
     for (; f; f = next) {
         next = f->next;
@@ -392,7 +393,10 @@ void xl_drop_frame(struct xlate *x, gpa_t gpa)
         while (next && next->b == f->b) /* it is dropped with this one */
             next = next->next;
         drop_block(x, f->b);
+        n++;
     }
+    if (n)
+        xl_event(x, EVENT_DROP, gpa, n);
 }
 
 void xl_drop_region(void *arg, unsigned region)
@@ -400,6 +404,7 @@ void xl_drop_region(void *arg, unsigned region)
     struct xlate *x = arg;
 
     x->st.evictions++;
+    xl_event(x, EVENT_EVICT, region, x->code.r[region].n);
     for (unsigned i = 0; i < x->code.r[region].n; i++)
         if (!x->code.r[region].block[i]->dead)
             drop_block(x, x->code.r[region].block[i]);

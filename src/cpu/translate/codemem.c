@@ -6,38 +6,44 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #define TOTAL ((size_t)CODE_REGIONS * CODE_REGION)
 #define META_TOTAL ((size_t)CODE_REGIONS * META_REGION)
 #define BLOCKS_TOTAL ((size_t)CODE_REGIONS * CODE_BLOCKS * sizeof(struct tblock *))
 
-static void *map(size_t len, int prot, int fd)
+static void *map(size_t len, int how)
 {
-    int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
-    void *p = mmap(NULL, len, prot, flags, fd, 0);
+    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, how | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
     return p == MAP_FAILED ? NULL : p;
+}
+
+/* A second mapping of shared memory, for running. perf takes its name, /dev/zero, for code with a map in /tmp. */
+static const uint8_t *map_again(uint8_t *rw)
+{
+    void *p = rw ? mremap(rw, 0, TOTAL, MREMAP_MAYMOVE) : MAP_FAILED;
+
+    if (p == MAP_FAILED)
+        return NULL;
+    if (!mprotect(p, TOTAL, PROT_READ | PROT_EXEC))
+        return p;
+    munmap(p, TOTAL);
+    return NULL;
 }
 
 int codemem_new(struct codemem *m, void (*drop)(void *arg, unsigned region), void *arg)
 {
-    int fd = memfd_create("gazda-code", MFD_CLOEXEC), err;
-
     *m = (struct codemem){ .drop = drop, .arg = arg };
-    if (fd < 0)
-        return -errno;
-    err = ftruncate(fd, TOTAL) ? -errno : -ENOMEM;
-    m->rw = map(TOTAL, PROT_READ | PROT_WRITE, fd);
-    m->rx = map(TOTAL, PROT_READ | PROT_EXEC, fd);
-    m->meta = map(META_TOTAL, PROT_READ | PROT_WRITE, -1);
-    struct tblock **blocks = map(BLOCKS_TOTAL, PROT_READ | PROT_WRITE, -1);
-    close(fd);
+    m->rw = map(TOTAL, MAP_SHARED);
+    m->rx = map_again(m->rw);
+    m->meta = map(META_TOTAL, MAP_PRIVATE);
+    struct tblock **blocks = map(BLOCKS_TOTAL, MAP_PRIVATE);
     for (unsigned k = 0; blocks && k < CODE_REGIONS; k++)
         m->r[k].block = blocks + (size_t)k * CODE_BLOCKS;
     if (m->rw && m->rx && m->meta && blocks)
         return 0;
     codemem_free(m);
-    return err;
+    return -ENOMEM;
 }
 
 void codemem_free(struct codemem *m)

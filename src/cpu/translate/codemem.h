@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Code memory: one memfd mapped twice, for writing and for running, never both at one address. It is filled region by
- * region in a ring; before a region is used again everything in it is dropped (the callback). Each region has a slab of
- * metadata that lives as long as its code. One thread.
+ * Code memory: shared memory mapped twice, for writing and for running, never both at one address. It is filled region
+ * by region in a ring; before a region is used again everything in it is dropped (the callback). Each region has a slab
+ * of metadata that lives as long as its code. One thread.
  */
 #ifndef GAZDA_CPU_TRANSLATE_CODEMEM_H
 #define GAZDA_CPU_TRANSLATE_CODEMEM_H

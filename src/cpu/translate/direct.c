@@ -38,7 +38,7 @@ void xl_direct_init(struct xlate *x)
     x->direct.mode = x->v->tuning.direct;
     if (__builtin_cpu_supports("avx"))
         __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-    x->direct.off = x->direct.mode == ENGINE_DIRECT_OFF || x->verify || (lo & 7) != 7 || hi;
+    x->direct.off = x->direct.mode == ENGINE_DIRECT_OFF || x->verify || x->v->tuning.trace_exec || (lo & 7) != 7 || hi;
     x->direct.xcr0 = lo;
     x->direct.cpu = -1;
 }

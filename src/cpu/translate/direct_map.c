@@ -215,7 +215,7 @@ static bool place_of(struct xlate *x, const struct xl_space *s, struct place *p)
     hva_t host = flags ? mem_frame_get(m, gpa) : 0;
     if (!host || !mem_file_offset(m, gpa, &p->off))
         return false;
-    if (write && (*flags & MEM_F_CODE) && x->v->tuning.cpus == 1)
+    if (write && (*flags & MEM_F_CODE))
         mem_code_release(m, gpa);
     if (exec && !p->known) {
         mem_code_mark(m, gpa, PAGE_SIZE);

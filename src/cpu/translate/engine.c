@@ -18,6 +18,7 @@
 #include <Zydis/Zydis.h>
 
 #include "cpu/translate/fast.h"
+#include "cpu/translate/trace.h"
 #include "cpu/translate/verify.h"
 #include "mem/mem.h"
 
@@ -100,11 +101,17 @@ static const struct mem_listener listener = {
 
 void xl_drop_all(struct xlate *x)
 {
+    uint64_t n = 0;
+
+    x->st.code_flushes++;
     xl_tlb_flush(x, true);
     xl_direct_drop(x);
-    for (unsigned g = 0; g < CODE_REGIONS; g++)
+    for (unsigned g = 0; g < CODE_REGIONS; g++) {
+        n += x->code.r[g].n;
         if (x->code.r[g].n)
             xl_drop_region(x, g);
+    }
+    xl_event(x, EVENT_FLUSH, n, 0);
     for (unsigned g = 0; g < CODE_REGIONS; g++)
         x->code.r[g].n = 0;
     x->code.region = 0;
@@ -200,7 +207,13 @@ static bool step(struct xlate *x, unsigned n)
 {
     struct xl_steps s = xl_steps_begin(x);
 
+    if (unlikely(x->v->tuning.trace_exec))
+        xl_trace_step(x);
+    if (n > 1)
+        mem_code_hold(x->v->mem, true);
     x->inner.ops->step(&x->inner, n, &x->inner.exit);
+    if (n > 1)
+        mem_code_hold(x->v->mem, false);
     x->st.steps++;
     return xl_steps_end(x, &s);
 }
@@ -224,7 +237,9 @@ static void run_careful(struct xlate *x)
     atomic_store(&x->careful, true);
     if (atomic_load(&x->attention) & ATT_KICK)
         in->ops->kick(in);
+    mem_code_hold(x->v->mem, true);
     in->ops->run(in, &in->exit);
+    mem_code_hold(x->v->mem, false);
     atomic_store(&x->careful, false);
     in->ops->sync(in, SYNC_OUT);
     x->v->exit = in->exit;
@@ -259,7 +274,7 @@ static void link_exit(struct xlate *x, struct xrec *r)
     if ((b->kind & KIND_MODE) != X86_MODE_64)
         rip = (uint32_t)rip;
     x->cpu->rip = rip;
-    if (b->dead || x->kind == KIND_NONE || x->verify)
+    if (b->dead || x->kind == KIND_NONE || x->from_c)
         return;
     to = xl_lookup(x, rip, false);
     if (to && !b->dead && (kind_ctx(b->kind) != CTX_USER || to->gpa >> PAGE_SHIFT == b->gpa >> PAGE_SHIFT))
@@ -297,13 +312,21 @@ static const uint8_t *group_exit(struct xlate *x, struct xrec *r)
     if (!crosses && xl_tlb_fill(x, x->aux, r->size, r->write_first) == MISS_RETRY && !r->b->dead &&
         (r->write == r->write_first || xl_tlb_writable(x, x->aux)))
         return x->code.rx + r->stub;
-    to = xl_lookup(x, rip, true);
+    if (r->shadow) /* a kick would find no shadow in the other block */
+        x->step_due = true;
+    to = r->shadow ? NULL : xl_lookup(x, rip, true);
     if (!to)
         return NULL;
     if (crosses || ++r->failed >= GROUP_FAILS)
         xl_link(x, r, to);
     x->aux = rip;
     return x->code.rx + to->start;
+}
+
+static void count_fault(struct xlate *x)
+{
+    x->st.faults++;
+    x->st.fault_vector[x->fault_trap % ARRAY_LEN(x->st.fault_vector)]++;
 }
 
 /* A host fault while there are windows: at an access to one, or like any other. */
@@ -316,9 +339,27 @@ static const uint8_t *win_exit(struct xlate *x)
         if (x->fault_trap != X86_PF && xl_win_scan(x))
             return xl_find(x);
     }
-    x->st.faults++;
+    count_fault(x);
     x->step_due = true;
     return NULL;
+}
+
+/* An instruction that is done in C, if it can be. */
+static const uint8_t *fast_exit(struct xlate *x, const struct xrec *r)
+{
+    struct cpu_state *c = x->cpu;
+    uint64_t rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
+
+    c->rip = rip;
+    if (!xl_fast(x, r)) {
+        x->st.step_op[r->op]++;
+        x->step_due = true;
+        return NULL;
+    }
+    x->st.fast_op[r->op]++;
+    if (r->shadow && c->rip != rip)
+        c->int_shadow = false;
+    return r->stub && c->rip == xl_fast_next(x, r) && !r->b->dead ? x->code.rx + r->stub : NULL;
 }
 
 bool xl_exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
@@ -338,16 +379,7 @@ bool xl_exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
         lookup_exit(x, r);
         break;
     case X_FAST:
-        c->rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
-        if (xl_fast(x, r)) {
-            if (r->shadow && c->rip != block_page(x, r->b) + (uint64_t)(int64_t)r->off)
-                c->int_shadow = false;
-            if (r->stub && c->rip == xl_fast_next(x, r) && !r->b->dead)
-                *resume = x->code.rx + r->stub;
-            break;
-        }
-        x->st.step_op[r->op]++;
-        x->step_due = true;
+        *resume = fast_exit(x, r);
         break;
     case X_GATHER:
         c->rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
@@ -391,7 +423,7 @@ bool xl_exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
         *resume = win_exit(x);
         break;
     case X_FAULT:
-        x->st.faults++;
+        count_fault(x);
         c->rip = x->aux;
         x->step_due = true;
         break;
@@ -402,6 +434,8 @@ bool xl_exited(struct xlate *x, struct xrec *r, const uint8_t **resume)
     case X_ABORT:
         break;
     }
+    if (r->shadow && *resume) /* the block goes on and sees to it */
+        c->int_shadow = false;
     return false;
 }
 
@@ -467,6 +501,8 @@ static void loop(struct xlate *x)
             resume = NULL;
             continue;
         }
+        if (unlikely(x->v->tuning.trace_exec))
+            xl_trace_enter(x, resume);
         if (xl_exited(x, xl_enter(x, resume), &resume))
             return;
     }
@@ -563,6 +599,9 @@ static int translate_create(struct vcpu *v)
         r = xl_signals_install();
     if (!r)
         r = xl_verify_new(x);
+    x->from_c = x->verify || v->tuning.trace_exec;
+    if (!r)
+        xl_trace_start(x);
     if (!r)
         r = mem_listen(v->mem, &listener, x);
     if (r)
@@ -647,55 +686,6 @@ static void translate_debug(struct vcpu *v)
     x->inner.ops->debug_changed(&x->inner);
 }
 
-static void translate_stats(const struct vcpu *v, void (*put)(void *arg, const char *name, uint64_t value), void *arg)
-{
-    const struct xlate *x = v->engine;
-    const struct xl_stats *s = &x->st;
-    char name[64];
-
-    put(arg, "blocks", s->blocks);
-    put(arg, "translated_instructions", s->insns);
-    put(arg, "code_bytes", s->code_bytes);
-    put(arg, "evictions", s->evictions);
-    put(arg, "dropped_blocks", s->dead_blocks);
-    put(arg, "links", s->links);
-    put(arg, "lookups", s->lookups);
-    put(arg, "tlb_misses", s->misses);
-    put(arg, "tlb_fills", s->fills);
-    put(arg, "tlb_flushes", s->flushes);
-    put(arg, "host_faults", s->faults);
-    put(arg, "kicks", s->kicks);
-    put(arg, "entries", s->entries);
-    put(arg, "windows.misses", s->win_misses);
-    put(arg, "windows.pages_filled", s->win_fills);
-    put(arg, "windows.flushes", s->win_flushes);
-    put(arg, "windows.promotions", s->win_promotions);
-    put(arg, "direct.promotions", s->direct_promotions);
-    put(arg, "direct.demotions", s->direct_demotions);
-    put(arg, "direct.kilocycles", s->direct_cycles / 1000);
-    put(arg, "direct.flushes", s->direct_flushes);
-    put(arg, "direct.traps.all", s->direct_traps);
-    put(arg, "direct.traps.kicks", s->direct_kicks);
-    put(arg, "direct.traps.system_calls", s->direct_calls);
-    put(arg, "direct.traps.page_faults_of_the_guest", s->direct_faults);
-    put(arg, "direct.traps.unfit_code", s->direct_unfit);
-    put(arg, "direct.pages_mapped", s->direct_fills);
-    put(arg, "direct.lost", s->direct_lost);
-    put(arg, "interpreted", s->steps);
-    put(arg, "missed_to_interpreter", s->miss_steps);
-    if (x->verify) {
-        put(arg, "verify.instructions", s->verified);
-        put(arg, "verify.not_compared", s->verify_skipped);
-        put(arg, "verify.memory_changed_meanwhile", s->verify_races);
-    }
-    for (unsigned k = 0; k < ARRAY_LEN(s->step_op); k++) {
-        if (!s->step_op[k])
-            continue;
-        snprintf(name, sizeof(name), "interpreted_by_opcode.%s", ZydisMnemonicGetString((ZydisMnemonic)k));
-        put(arg, name, s->step_op[k]);
-    }
-}
-
 static int window_create(struct vcpu *v)
 {
     v->tuning.mmu = ENGINE_MMU_WINDOW;
@@ -706,7 +696,7 @@ static int window_create(struct vcpu *v)
     {                                                                                                                  \
         .name = title, .create = make, .destroy = translate_destroy, .run = translate_run, .kick = translate_kick,     \
         .sync = translate_sync, .can_intr = translate_can_intr, .debug_changed = translate_debug,                      \
-        .stats = translate_stats                                                                                       \
+        .stats = xl_stats_put                                                                                          \
     }
 const struct engine_ops engine_translate = TRANSLATE_OPS("translate", translate_create);
 const struct engine_ops engine_translate_window = TRANSLATE_OPS("translate-window", window_create);

@@ -6,6 +6,7 @@
 #include <Zydis/Mnemonic.h>
 
 #include "cpu/translate/fast.h"
+#include "mem/mem.h"
 #include "x86/segment.h"
 
 enum {
@@ -36,6 +37,14 @@ uint8_t *xl_fast_host(struct xlate *x, gva_t lin, bool write)
     return NULL;
 }
 
+void xl_fast_stored(struct xlate *x, gva_t lin, uint64_t len)
+{
+    gpa_t frame = (gpa_t)x->tlb[kind_ctx(x->kind)].frame[(lin >> PAGE_SHIFT) % TLB_ENTRIES] << PAGE_SHIFT;
+
+    if (unlikely(*mem_frame_flags(x->v->mem, frame) & MEM_F_CODE))
+        mem_code_written(x->v->mem, frame | (lin & ~PAGE_MASK), len);
+}
+
 static bool read64(struct xlate *x, gva_t lin, uint64_t *val)
 {
     const uint8_t *p = xl_fast_host(x, lin, false);
@@ -60,6 +69,7 @@ static bool fast_syscall(struct xlate *x, const struct xrec *r)
     c->gpr[X86_R11] = c->rflags & ~(uint64_t)X86_FL_RF;
     c->rip = c->msr.lstar;
     c->rflags = (c->gpr[X86_R11] & ~c->msr.sfmask) | X86_FL_1;
+    xl_x87_pointers(x);
     c->seg[X86_CS] = flat(cs, CODE64, 0);
     c->seg[X86_SS_SEG] = flat(ss & 0xfffc, DATA, 0);
     c->cpl = 0;
@@ -78,6 +88,7 @@ static bool fast_sysret(struct xlate *x, const struct xrec *r)
         (x->v->model->vendor == X86_VENDOR_AMD && (ss->attr & X86_SEG_UNUSABLE)))
         return false;
     c->rflags = (c->gpr[X86_R11] & 0x3c7fd7) | X86_FL_1;
+    xl_x87_pointers(x);
     c->seg[X86_CS] = flat((base + 16) | 3, CODE64, 3);
     if (x->v->model->vendor == X86_VENDOR_AMD) { /* keeps the hidden part */
         ss->sel = (uint16_t)((base + 8) | 3);
@@ -134,6 +145,7 @@ static bool fast_iret(struct xlate *x)
         for (unsigned s = X86_ES; s <= X86_GS; s++)
             if (s != X86_CS && s != X86_SS_SEG && x86_seg_drop_on_return(&c->seg[s], rpl))
                 return false;
+    xl_x87_pointers(x);
     c->seg[X86_CS] = x86_seg_parse(cs, cs_raw, 0);
     c->seg[X86_SS_SEG] = ss;
     x->direct.returns += rpl > c->cpl;

@@ -7,6 +7,11 @@
 
 /* Host address of a byte of RAM with the rights of the current context, good to the end of its page; or NULL. */
 uint8_t *xl_fast_host(struct xlate *x, gva_t lin, bool write);
+/*
+ * After a store by it to [lin, lin + len) of one page: it happened outside of translated code, which those who begin to
+ * decode the frame wait for, so it looks at CODE behind the store.
+ */
+void xl_fast_stored(struct xlate *x, gva_t lin, uint64_t len);
 /* The address of the instruction behind the record's. */
 static inline uint64_t xl_fast_next(const struct xlate *x, const struct xrec *r)
 {

@@ -111,6 +111,8 @@ static uint64_t string_run(struct xlate *x, const struct xrec *r, enum string_op
         n -= run.n;
         c->rflags = (c->rflags & ~(uint64_t)X86_FL_ARITH) | (run.rax >> 8 & 0xd5) | (run.rax & 1) << 11;
     }
+    if (op == MOVS || op == STOS)
+        xl_fast_stored(x, (*rdi & mask) - (r->down ? (n - 1) << r->size : 0), n << r->size);
     move_reg(rdi, r->down ? -(n << r->size) : n << r->size, r);
     if (source)
         move_reg(rsi, r->down ? -(n << r->size) : n << r->size, r);

@@ -52,6 +52,13 @@ static void copy16(void *to, const void *from)
     ((uint64_t *)to)[1] = ((const uint64_t *)from)[1];
 }
 
+static void stored(struct xlate *x, const struct image *m, gva_t lin, unsigned len)
+{
+    xl_fast_stored(x, lin, len < m->first ? len : m->first);
+    if (m->part[1])
+        xl_fast_stored(x, lin + m->first, len - m->first);
+}
+
 /* ---- saving ---- */
 
 static bool x87_in_use(const struct x86_fpu *f)
@@ -135,6 +142,7 @@ static bool save(struct xlate *x, const struct xrec *r, uint64_t rfbm)
         put_components(x, &m, plain ? rfbm : in, rfbm & (COMP_SSE | COMP_AVX));
         put64(&m, OFF_HEADER, (get64(&m, OFF_HEADER) & ~rfbm) | in);
     }
+    stored(x, &m, x->aux, length(rfbm));
     return true;
 }
 

@@ -12,7 +12,7 @@ static void jump_cache(struct trans *t, const struct xrec *r)
     struct emit *e = &t->e;
     size_t jc = offsetof(struct xlate, jc) + t->ctx * sizeof(struct xl_jc);
 
-    if (t->x->verify) { /* which wants to see each block */
+    if (t->x->from_c) { /* which wants to see each block */
         tr_exit(t, r);
         return;
     }

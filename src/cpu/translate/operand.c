@@ -54,6 +54,17 @@ static bool is_ip(ZydisRegister r)
     return r == ZYDIS_REGISTER_RIP || r == ZYDIS_REGISTER_EIP;
 }
 
+static bool is_constant(const ZydisDecodedOperand *m)
+{
+    return m->mem.base == ZYDIS_REGISTER_NONE && m->mem.index == ZYDIS_REGISTER_NONE;
+}
+
+/* Whether the operand at a constant offset goes beyond the limit of 4 GiB. */
+static bool beyond(const ZydisDecodedOperand *m)
+{
+    return is_constant(m) && (uint64_t)(uint32_t)m->mem.disp.value + m->size / 8 > 1UL << 32;
+}
+
 bool op_address_ok(const struct trans *t, const ZydisDecodedOperand *m)
 {
     if (m->mem.type != ZYDIS_MEMOP_TYPE_MEM && m->mem.type != ZYDIS_MEMOP_TYPE_AGEN)
@@ -66,9 +77,9 @@ bool op_address_ok(const struct trans *t, const ZydisDecodedOperand *m)
         return true;
     switch (m->mem.segment) {
     case ZYDIS_REGISTER_FS:
-        return t->m64 || (t->kind & KIND_FS);
+        return t->m64 || ((t->kind & KIND_FS) && !beyond(m));
     case ZYDIS_REGISTER_GS:
-        return t->m64 || (t->kind & KIND_GS);
+        return t->m64 || ((t->kind & KIND_GS) && !beyond(m));
     case ZYDIS_REGISTER_CS: /* in 32-bit code it may not be written, nor read if only executable */
         return t->m64;
     default:
@@ -145,6 +156,12 @@ bool op_address(struct trans *t, const ZydisDecodedOperand *m)
     op_offset(t, m);
     if (m->mem.segment == ZYDIS_REGISTER_FS || m->mem.segment == ZYDIS_REGISTER_GS) {
         unsigned seg = m->mem.segment == ZYDIS_REGISTER_FS ? X86_FS : X86_GS;
+        if (!t->m64 && !is_constant(m)) { /* wrapping at 4 GiB is beyond the limit, wherever the base is */
+            em_lea(e, RCX, HMEM(R11, m->size / 8 - 1));
+            em_rorx(e, RCX, RCX, 32, true);
+            em_mov32(e, RCX, RCX);
+            tr_step_unless_zero(t);
+        }
         em_load(e, R10, HGS(offsetof(struct xlate, seg_base) + 8 * seg));
         t->r10_group = -1;
         if (t->m64)

@@ -3,6 +3,7 @@
  * Translating a block: instructions from one page, through conditional branches that are not taken, until one that
  * ends it. What is not listed here is the interpreter's (default deny).
  */
+#include "cpu/translate/trace.h"
 #include "cpu/translate/trans.h"
 #include "cpu/translate/verify.h"
 #include "mem/mem.h"
@@ -389,5 +390,7 @@ struct tblock *xl_translate(struct xlate *x, const struct xl_source *s)
     finish(t, (unsigned)(t->off - (int32_t)(s->lin & ~PAGE_MASK)));
     if (unlikely(x->verify != NULL))
         xl_verify_note(t);
+    if (xl_traced(x))
+        xl_trace_block(t);
     return t->b;
 }

@@ -7,7 +7,7 @@
  */
 #include <string.h>
 
-#include "cpu/translate/translate.h"
+#include "cpu/translate/trace.h"
 #include "mem/mem.h"
 
 enum { BLOOM_BITS = 1024, SMALL_BITS = 4096 };
@@ -113,6 +113,8 @@ static void flush(struct xl_tlb *t, bool all)
 static void flush_all(struct xlate *x, bool all)
 {
     x->st.flushes++;
+    if (all)
+        xl_event(x, EVENT_TLB, 0, 0);
     for (unsigned c = 0; c < CTXS; c++)
         flush(&x->tlb[c], all);
     xl_win_flush(x);
@@ -178,6 +180,12 @@ static unsigned access_of(enum xl_ctx ctx)
     return ctx == CTX_USER ? X86_ACC_USER : ctx == CTX_KERNEL ? X86_ACC_IMPLICIT : 0;
 }
 
+static enum xl_miss step_for(struct xlate *x, unsigned reason)
+{
+    x->st.miss_why[reason]++;
+    return MISS_STEP;
+}
+
 enum xl_miss xl_tlb_fill(struct xlate *x, gva_t lin, unsigned size, bool write)
 {
     enum xl_ctx ctx = kind_ctx(x->kind);
@@ -187,19 +195,21 @@ enum xl_miss xl_tlb_fill(struct xlate *x, gva_t lin, unsigned size, bool write)
     struct x86_fault f;
 
     x->st.misses++;
-    if ((lin & ~PAGE_MASK) + size > PAGE_SIZE || (x86_long_mode(x->cpu) && !x86_canonical(lin)))
-        return MISS_STEP;
+    if ((lin & ~PAGE_MASK) + size > PAGE_SIZE)
+        return step_for(x, MISS_CROSSES);
+    if (x86_long_mode(x->cpu) && !x86_canonical(lin))
+        return step_for(x, MISS_NOT_CANONICAL);
     if (!x86_walk(x->cpu, &x->phys, lin, access_of(ctx) | (write ? X86_ACC_WRITE : X86_ACC_READ), &r, &f))
-        return MISS_STEP;
+        return step_for(x, MISS_FAULTS);
     hva_t host = mem_frame_get(x->v->mem, r.gpa & PAGE_MASK);
     if (!host)
-        return MISS_STEP;
+        return step_for(x, MISS_NO_RAM);
     const volatile uint8_t *fl = mem_frame_flags(x->v->mem, r.gpa);
-    if (write && (*fl & MEM_F_CODE) && x->v->tuning.cpus == 1)
+    if (write && (*fl & MEM_F_CODE))
         mem_code_release(x->v->mem, r.gpa);
     bool code = *fl & (MEM_F_CODE | MEM_F_DIRTY_LOG);
     if (write && code)
-        return MISS_STEP;
+        return step_for(x, MISS_CODE);
     if (!(t->flags[k] & TLBF_LOGGED))
         t->log[t->n++] = (uint16_t)k;
     gva_t page = lin & PAGE_MASK;

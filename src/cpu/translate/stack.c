@@ -46,7 +46,10 @@ struct hmem stack_top(struct trans *t, unsigned reg, unsigned size)
         op_memory(t, NULL, size, false, &at);
         return at.m;
     }
-    em_mov(&t->e, R11, reg);
+    if (t->m64)
+        em_mov(&t->e, R11, reg);
+    else
+        em_mov32(&t->e, R11, reg);
     op_lookup(t, size, false);
     return at.m;
 }

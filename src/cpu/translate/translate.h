@@ -29,13 +29,17 @@
 
 enum { X87_LAST_VALID = 1 << 24 };
 
+/* Why an access is left to the interpreter. */
+enum { MISS_CROSSES, MISS_NOT_CANONICAL, MISS_FAULTS, MISS_NO_RAM, MISS_CODE, MISS_REASONS };
+
 struct xl_stats {
     uint64_t direct_traps, direct_fills, direct_promotions, direct_demotions, direct_lost, direct_kicks, direct_calls,
         direct_faults, direct_unfit, direct_flushes, direct_cycles;
     uint64_t win_misses, win_fills, win_flushes, win_promotions;
     uint64_t blocks, insns, code_bytes, evictions, dead_blocks, misses, fills, flushes, steps, lookups, links, faults,
-        kicks, entries, miss_steps, verified, verify_skipped, verify_races;
-    uint32_t step_op[2048]; /* by ZydisMnemonic */
+        kicks, entries, miss_steps, verified, verify_skipped, verify_races, code_flushes;
+    uint64_t miss_why[MISS_REASONS], fault_vector[32];
+    uint32_t step_op[2048], fast_op[2048]; /* by ZydisMnemonic */
 };
 
 struct xlate {
@@ -74,6 +78,7 @@ struct xlate {
     bool avx;
     bool x87_ptrs_only_es;    /* FXSAVE and its like store pointers only under a pending exception (AMD) */
     struct xl_verify *verify; /* verify.h; NULL: not asked for */
+    bool from_c;              /* each block is entered from C: no links, no jump caches in line */
     bool one_insn;            /* blocks of one instruction */
     uintptr_t fault_host;     /* of the last host fault: address, */
     bool fault_write;         /* direction, */
@@ -165,6 +170,11 @@ bool xl_fast(struct xlate *x, const struct xrec *r);
 void xl_x87_init(struct xlate *x); /* what depends on the host */
 void xl_x87_load(struct xlate *x);
 void xl_x87_save(struct xlate *x);
+/* Only FOP, FIP, FDP and their selectors, before CS changes; uses no vector registers. */
+void xl_x87_pointers(struct xlate *x);
+
+/* stats.c: struct engine_ops */
+void xl_stats_put(const struct vcpu *v, void (*put)(void *arg, const char *name, uint64_t value), void *arg);
 
 /* fault.c */
 int xl_signals_install(void);

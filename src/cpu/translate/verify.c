@@ -158,6 +158,7 @@ static const struct xrec *translate(struct xlate *x, const uint8_t *pc, bool *le
         r = enter(x, pc);
         if (r->kind == X_FAST && beyond(x->verify)) { /* it would work on what there is no shadow of */
             x->cpu->rip = block_page(x, r->b) + (uint64_t)(int64_t)r->off;
+            x->cpu->int_shadow |= r->shadow;
             ver_mem_unaim(x);
             break;
         }
@@ -296,10 +297,22 @@ static bool unsure(struct xlate *x, const uint8_t *pc)
 {
     const struct xl_verify *v = x->verify;
 
-    return ver_mem_raced(&v->mem) || (x->v->tuning.cpus > 1 && v->mem.reads) || stale(x, xl_block_at(x, pc));
+    return ver_mem_raced(&v->mem) || (x->v->tuning.cpus > 1 && v->mem.reads) || stale(x, xl_block_at(x, pc)) ||
+           ver_walk_stale(x) || ver_walk_marked(x);
 }
 
 /* ---- what comes of it ---- */
+
+/* The machine ends, or (a test's) goes on as if nothing had been looked at closely. */
+static bool fatal(struct xlate *x, char *text)
+{
+    if (x->one_insn && x->v->tuning.cpus <= 1) {
+        x->one_insn = false;
+        xl_drop_all(x);
+    }
+    ver_fatal(x, text);
+    return true;
+}
 
 /* As if the path had not been run, TLBs included: a guest may look at the A bits that its walks have set. */
 static void undo(struct xlate *x, const struct xl_steps *s)
@@ -314,14 +327,19 @@ static void undo(struct xlate *x, const struct xl_steps *s)
     xl_tlb_flush(x, true);
 }
 
+/* Instructions done one by one. */
+static uint64_t clock_of(const struct xlate *x)
+{
+    return x->st.verified + x->st.steps;
+}
+
 /* The whole path once more, in single instructions. */
 static bool look_closer(struct xlate *x, const struct xl_steps *s, char *text)
 {
     struct xl_verify *v = x->verify;
 
     v->suspect = text;
-    v->suspect_insns = v->n;
-    v->suspect_walk = !ver_mem_same(&v->mem) && ver_mem_walked(&v->mem);
+    v->suspect_end = clock_of(x) + v->n;
     undo(x, s);
     x->one_insn = true;
     xl_drop_all(x);
@@ -338,8 +356,7 @@ static bool guilty(struct xlate *x, const struct xl_steps *s, char *text)
     xl_steps_end(x, s);
     free(v->suspect);
     v->suspect = NULL;
-    ver_fatal(x, text);
-    return true;
+    return fatal(x, text);
 }
 
 static bool innocent(struct xlate *x, const struct xl_steps *s, bool leave)
@@ -354,21 +371,11 @@ static bool innocent(struct xlate *x, const struct xl_steps *s, bool leave)
     if (xl_steps_end(x, s))
         return true;
     v->synced = synced;
-    if (!v->suspect_insns)
+    if (!v->suspect || clock_of(x) < v->suspect_end)
         return leave;
-    v->suspect_insns -= v->n < v->suspect_insns ? v->n : v->suspect_insns;
-    if (v->suspect_insns)
-        return leave;
-    text = v->suspect;
+    text = v->suspect; /* only together they are wrong */
     v->suspect = NULL;
-    if (!v->suspect_walk) { /* only together they are wrong */
-        ver_fatal(x, text);
-        return true;
-    }
-    free(text);
-    x->one_insn = false;
-    xl_drop_all(x);
-    return leave;
+    return fatal(x, text);
 }
 
 /* A difference may be somebody else's work (a device, or another processor), and then it does not come again. */
@@ -389,8 +396,10 @@ bool xl_verify_run(struct xlate *x, const uint8_t *pc)
     struct xl_verify *v = x->verify;
 
     v->b = &v->tab[(pc - x->code.rx) / 16];
-    if (!v->b->n)
-        return xl_exited(x, enter(x, pc), &pc);
+    if (!v->b->n) {
+        x->step_due = v->b->no_room;
+        return !x->step_due && xl_exited(x, enter(x, pc), &pc);
+    }
     for (unsigned tries = 1;; tries++) {
         struct xl_steps s = xl_steps_begin(x);
         const struct xrec *r;

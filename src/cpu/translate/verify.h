@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Verifying (struct engine_tuning): every translated block also runs in the interpreter, instruction by instruction,
- * and both results are compared. verify.c runs the two, verify_mem.c is their memory, verify_insn.c knows the
- * instructions, verify_diff.c compares and reports.
+ * and both results are compared. verify.c runs the two, verify_mem.c is their memory, verify_walk.c explains what page
+ * tables do to it, verify_insn.c knows the instructions, verify_diff.c compares and reports.
  *
  * All ways out of a block lead to C. The interpreter goes first, along the path that the guest takes through the block,
  * until an instruction that is not translated. Then the state is put back, and the block runs on shadows of the memory
@@ -25,7 +25,7 @@ enum {
     VER_OPERAND = 64,      /* bytes of the largest operand but strings */
     VER_VECS = 16,         /* vector registers that are compared; no translation uses more */
     VER_LINE = 64,
-    VER_ARENA = 1 << 18, /* instructions of a region of code memory */
+    VER_ARENA = 1 << 19, /* instructions of a region of code memory */
     VI_IP = 16,          /* in place of a register */
     VI_ZERO,
 };
@@ -114,6 +114,7 @@ struct ver_mem {
     bool reads, writes;
     bool in_place;  /* without shadows: see verify_mem.c */
     uint8_t *space; /* of shadows and old bytes */
+    gva_t refused;  /* the last page that an operand was on, even if the path ends before it */
     struct ver_page page[VER_PAGES];
     struct ver_slot slot[VER_PAGES];
     struct ver_touch touch[VER_TOUCHES];
@@ -130,10 +131,14 @@ void ver_mem_aim(struct xlate *x);
 void ver_mem_unaim(struct xlate *x);
 /* What the translator has in the shadows against what the interpreter has left. */
 bool ver_mem_same(const struct ver_mem *m);
-/* They differ only as if the interpreter's walks had set A or D in what the path has just written. */
-bool ver_mem_walked(const struct ver_mem *m);
 /* Somebody else has changed what the path reads. */
 bool ver_mem_raced(const struct ver_mem *m);
+/*
+ * verify_walk.c. The memories differ, but only in A and D of page table entries through which the path's pages are
+ * found: walks have set them behind the path's back. And: a page is not, or not any more, where the TLB has it.
+ */
+bool ver_walk_marked(struct xlate *x);
+bool ver_walk_stale(struct xlate *x);
 /* Undoes the interpreter's writes. */
 void ver_mem_undo(const struct ver_mem *m);
 /* Whether an instruction before `insns` writes that byte. */
@@ -151,6 +156,7 @@ struct ver_open {
 struct ver_block {
     struct vi *i;
     unsigned n; /* instructions that are translated */
+    bool no_room;
 };
 
 /* Where the interpreter's path ended: behind n instructions. */
@@ -181,9 +187,8 @@ struct xl_verify {
         struct ver_open open;
     } at[VER_INSNS + 1]; /* before the n-th instruction */
 
-    char *suspect; /* report about a block that is being run again in single instructions */
-    unsigned suspect_insns;
-    bool suspect_walk; /* a walk of page tables may explain it */
+    char *suspect;        /* report about a block that is being run again in single instructions */
+    uint64_t suspect_end; /* on the clock of instructions: when it has been */
 };
 
 int xl_verify_new(struct xlate *x); /* 0 or -errno */

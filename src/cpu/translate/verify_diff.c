@@ -361,6 +361,8 @@ char *ver_report(struct xlate *x, const struct cpu_state *b, const struct ver_op
     for (unsigned k = 0; k < ARRAY_LEN(v->faults); k++)
         if (x->inner.stats.faults[k] != v->faults[k])
             fprintf(f, "    the interpreter has raised exception %u\n", k);
+    if (v->end == END_LEFT)
+        fprintf(f, "    the interpreter has left with exit %d\n", x->inner.exit.kind);
     fputs("  before\n", f);
     put_before(f, v);
     put_operands(f, &v->mem);

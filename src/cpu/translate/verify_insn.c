@@ -257,7 +257,8 @@ void xl_verify_note(struct trans *t)
     unsigned n = t->nside - t->stepped; /* the last one may only be a way to the interpreter */
 
     *b = (struct ver_block){ .i = room(t->x, n) };
-    if (!b->i || n > VER_INSNS)
+    b->no_room = !b->i || n > VER_INSNS;
+    if (b->no_room)
         return;
     b->n = n;
     for (unsigned k = 0; k < n; k++) {

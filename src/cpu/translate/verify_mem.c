@@ -7,8 +7,6 @@
 
 #include "cpu/translate/verify.h"
 
-enum { PTE_A = 0x20, PTE_D = 0x40 };
-
 void ver_mem_start(struct xlate *x)
 {
     struct ver_mem *m = &x->verify->mem;
@@ -17,6 +15,7 @@ void ver_mem_start(struct xlate *x)
     m->in_place = x->kind & KIND_WIN;
     m->n_pages = m->n_slots = m->n_touches = 0;
     m->reads = m->writes = false;
+    m->refused = 0;
 }
 
 /* ---- before the interpreter's step ---- */
@@ -89,6 +88,7 @@ static bool touch(struct xlate *x, unsigned insn, gva_t lin, unsigned len, bool 
     struct ver_touch *t = &m->touch[m->n_touches];
     struct ver_slot *s;
 
+    m->refused = lin & PAGE_MASK;
     if (m->n_touches == VER_TOUCHES || (lin & ~PAGE_MASK) + len > PAGE_SIZE || !(s = slot_of(x, lin, write)))
         return false;
     copy_lines(s->p, (unsigned)(lin & ~PAGE_MASK), len);
@@ -252,17 +252,6 @@ static bool same_line(const struct ver_mem *m, const struct ver_page *p, unsigne
     return true;
 }
 
-static bool walked_line(const struct ver_mem *m, const struct ver_page *p, unsigned from)
-{
-    for (unsigned off = from; off < from + VER_LINE; off++) {
-        const uint8_t want = (ver_mem_written(m, p, off) ? p->real : p->old)[off];
-
-        if (p->shadow[off] != want && (off % 4 || (p->shadow[off] | (want & (PTE_A | PTE_D))) != want))
-            return false;
-    }
-    return true;
-}
-
 static bool raced_line(const struct ver_mem *m, const struct ver_page *p, unsigned from)
 {
     for (unsigned off = from; off < from + VER_LINE; off++)
@@ -276,15 +265,6 @@ bool ver_mem_same(const struct ver_mem *m)
     for (unsigned k = 0; k < m->n_pages; k++)
         for (uint64_t l = m->page[k].lines; l; l &= l - 1)
             if (!same_line(m, &m->page[k], (unsigned)__builtin_ctzl(l) * VER_LINE))
-                return false;
-    return true;
-}
-
-bool ver_mem_walked(const struct ver_mem *m)
-{
-    for (unsigned k = 0; k < m->n_pages; k++)
-        for (uint64_t l = m->page[k].lines; l; l &= l - 1)
-            if (!walked_line(m, &m->page[k], (unsigned)__builtin_ctzl(l) * VER_LINE))
                 return false;
     return true;
 }

@@ -219,7 +219,7 @@ static bool place_of(struct xlate *x, gva_t lin, bool write, struct place *p)
     const volatile uint8_t *flags = mem_frame_flags(x->v->mem, r.gpa);
     if (!flags || !mem_frame_get(x->v->mem, r.gpa & PAGE_MASK))
         return false;
-    if (write && (*flags & MEM_F_CODE) && x->v->tuning.cpus == 1)
+    if (write && (*flags & MEM_F_CODE))
         mem_code_release(x->v->mem, r.gpa);
     bool code = *flags & (MEM_F_CODE | MEM_F_DIRTY_LOG);
     p->gpa = r.gpa & PAGE_MASK;

@@ -48,6 +48,22 @@ void xl_x87_load(struct xlate *x)
     x->x87_seg = X86_SEG_NONE;
 }
 
+__attribute__((target("general-regs-only"))) void xl_x87_pointers(struct xlate *x)
+{
+    struct x86_fpu *f = &x->cpu->fpu;
+
+    if (x->x87_dead || !x->x87_last)
+        return;
+    f->fop = (x->x87_last >> 13) & 0x7ff;
+    f->fip = x->x87_page + (x->x87_last & 0x1fff);
+    f->fdp = x->x87_fdp;
+    f->fcs = x->cpu->seg[X86_CS].sel;
+    if (x->x87_seg != X86_SEG_NONE) /* it had an operand in memory */
+        f->fds = x->cpu->seg[x->x87_seg].sel;
+    x->x87_last = 0;
+    x->x87_seg = X86_SEG_NONE;
+}
+
 void xl_x87_save(struct xlate *x)
 {
     struct x86_fpu *f = &x->cpu->fpu;
@@ -61,13 +77,6 @@ void xl_x87_save(struct xlate *x)
     f->ftw = fx.ftw;
     for (unsigned k = 0; k < 8; k++)
         memcpy(f->st[k], fx.st[k], 10);
+    xl_x87_pointers(x);
     x->x87_dead = 1;
-    if (!x->x87_last)
-        return;
-    f->fop = (x->x87_last >> 13) & 0x7ff;
-    f->fip = x->x87_page + (x->x87_last & 0x1fff);
-    f->fdp = x->x87_fdp;
-    f->fcs = x->cpu->seg[X86_CS].sel;
-    if (x->x87_seg != X86_SEG_NONE) /* it had an operand in memory */
-        f->fds = x->cpu->seg[x->x87_seg].sel;
 }
