@@ -34,7 +34,8 @@ enum {
     HIGH_FD = 64,
     XSAVE_AVX_END = 576 + 256
 };
-enum { KICKS_MAX = 250 }; /* without an answer; they come with the guest's timer at the latest */
+enum { FLAGS_OF_CALLER = 1 << 14 | 1 << 21 }; /* NT, ID: the kernel's FIX_EFLAGS lacks them */
+enum { KICKS_MAX = 250 };                     /* without an answer; they come with the guest's timer at the latest */
 enum { R8, R9, R10, R11, R12, R13, R14, R15, RDI, RSI, RBP, RBX, RDX, RAX, RCX, RSP, RIP, EFL, CSGSFS, ERR, TRAPNO };
 enum { OLDMASK = TRAPNO + 1, CR2, GREGS };
 
@@ -213,7 +214,10 @@ int stub_run(struct stub *s, struct stub_regs *regs, struct stub_trap *trap)
     f->sigmask = s->mask;
     ctl64(s, CTL_FS, regs->fs_base);
     ctl64(s, CTL_GS, regs->gs_base);
-    ctl32(s, CTL_DATA_SEL, regs->ds);
+    ctl64(s, CTL_FLAGS, (regs->rflags & FLAGS_OF_CALLER) | 2);
+    memcpy(ctl(s, CTL_DATA_SEL), &regs->ds, 2);
+    memcpy(ctl(s, CTL_FS_SEL), &regs->fs, 2);
+    memcpy(ctl(s, CTL_GS_SEL), &regs->gs, 2);
     if (s->nops) {
         ctl32(s, CTL_NOPS, s->nops);
         ctl32(s, CTL_GRANT, 1);

@@ -20,7 +20,7 @@ enum { STUB_PAGES = 32 };
 struct stub_regs {
     uint64_t gpr[16], rip, rflags;
     uint64_t fs_base, gs_base;
-    uint16_t cs, ss, ds, es, fs, gs; /* fs and gs: only what was found */
+    uint16_t cs, ss, ds, es, fs, gs; /* es is loaded with ds */
 };
 
 struct stub_trap {

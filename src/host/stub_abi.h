@@ -31,8 +31,11 @@
 #define CTL_FS 0x10
 #define CTL_GS 0x18
 #define CTL_DATA_SEL 0x20 /* for DS and ES */
-#define CTL_ONE 0x28      /* 1 */
-#define CTL_OPS 0x40      /* 64 bytes each: number, six arguments */
+#define CTL_FS_SEL 0x22
+#define CTL_GS_SEL 0x24
+#define CTL_ONE 0x28   /* 1 */
+#define CTL_FLAGS 0x30 /* those that rt_sigreturn takes from its caller rather than from the frame */
+#define CTL_OPS 0x40   /* 64 bytes each: number, six arguments */
 #define STUB_OPS 60
 
 /* STUB_RW */

@@ -197,19 +197,24 @@ stopped:
 	cmp $8, %rax
 	jne stopped
 
-	mov CTL_DATA_SEL(%rbx), %eax
-	mov %ds, %ecx
+	.macro selector from, to
+	mov \from(%rbx), %ax
+	mov \to, %ecx
 	cmp %ax, %cx
 	je 1f
-	mov %eax, %ds
-1:	mov %es, %ecx
-	cmp %ax, %cx
-	je 1f
-	mov %eax, %es
-1:	mov CTL_FS(%rbx), %rax
+	mov %eax, \to
+1:
+	.endm
+	selector CTL_DATA_SEL, %ds
+	selector CTL_DATA_SEL, %es
+	selector CTL_FS_SEL, %fs
+	selector CTL_GS_SEL, %gs
+	mov CTL_FS(%rbx), %rax
 	wrfsbase %rax
 	mov CTL_GS(%rbx), %rax
 	wrgsbase %rax
+	pushq CTL_FLAGS(%rbx)
+	popfq
 	add $8, %rsp
 restorer:
 	sys __NR_rt_sigreturn

@@ -4,8 +4,8 @@
  *
  * A test's set-up, or the test if it has none, finds the const struct engine_ops * in *state. A test whose
  * initial_state is set runs on that engine only: for what looks inside an engine, or holds for one engine and is not in
- * the contract. TEST_ENGINE=NAME in the environment leaves only that engine; translate-verify is one that is not run
- * else. TEST_ONLY=PATTERN (with * and ?) leaves only the tests of such a name.
+ * the contract. TEST_ENGINE=NAME in the environment leaves only that engine; translate-verify and translate-direct are
+ * not run else. TEST_ONLY=PATTERN (with * and ?) leaves only the tests of such a name.
  */
 #ifndef GAZDA_TESTS_UNIT_ENGINE_TESTS_H
 #define GAZDA_TESTS_UNIT_ENGINE_TESTS_H
@@ -32,7 +32,7 @@ static inline int engine_tests_run(const char *group, const struct CMUnitTest *t
 {
     const char *only = getenv("TEST_ENGINE");
     struct CMUnitTest *all = calloc(n * (ARRAY_LEN(engines) + 1), sizeof(*all));
-    bool verify = only && !strcmp(only, engine_verify()->name);
+    const struct engine_ops *special = only ? engine_find(only) : NULL;
     size_t m = 0;
     int failed;
 
@@ -43,9 +43,11 @@ static inline int engine_tests_run(const char *group, const struct CMUnitTest *t
             if ((!tests[i].initial_state || tests[i].initial_state == engines[e]) &&
                 (!only || !strcmp(only, engines[e]->name)))
                 all[m++] = engine_test_of(&tests[i], engines[e]);
-    for (size_t i = 0; i < n && verify; i++)
+    if (m)
+        special = NULL;
+    for (size_t i = 0; i < n && special; i++)
         if (!tests[i].initial_state)
-            all[m++] = engine_test_of(&tests[i], engine_verify());
+            all[m++] = engine_test_of(&tests[i], special);
     if (getenv("TEST_ONLY"))
         cmocka_set_test_filter(getenv("TEST_ONLY"));
     if (!m)

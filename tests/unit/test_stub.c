@@ -176,12 +176,13 @@ static void test_state(void **state)
     assert_int_equal(fsw >> 11 & 7, 7);
 }
 
-static struct stub *kicked;
+static struct stub *volatile kicked;
 
 static void on_alarm(int sig)
 {
     (void)sig;
-    stub_kick(kicked);
+    if (kicked)
+        stub_kick(kicked);
 }
 
 /* Guest code that calls into the stub's own code: whatever comes of it, the monitor gets a trap or hears of the end. */
@@ -200,6 +201,7 @@ static void test_hostile(void **state)
         f->r.gpr[4] = stub_end - 0x1000; /* a stack in what it may write */
         if (stub_run(f->s, &f->r, &f->t)) {
             lost++;
+            kicked = NULL;
             stub_free(f->s);
             assert_int_equal(stub_new(&f->s, f->fd, false), 0);
             kicked = f->s;
@@ -208,6 +210,7 @@ static void test_hostile(void **state)
         }
     }
     setitimer(ITIMER_REAL, &stop, NULL);
+    kicked = NULL;
     print_message("%u of %u ended the stub\n", lost, 0x500);
 }
 

@@ -29,7 +29,9 @@ enum {
     XSAVE_BV = 512,
     XSAVE_YMM = 576
 };
-#define KEPT_FLAGS ((uint64_t)(X86_FL_ARITH | X86_FL_DF | X86_FL_AC)) /* what the stub's run may change, besides TF */
+#define KEPT_FLAGS                                                                                                     \
+    ((uint64_t)(X86_FL_ARITH | X86_FL_DF | X86_FL_AC | X86_FL_NT |                                                     \
+                X86_FL_ID)) /* what the stub's run may change, besides TF */
 
 void xl_direct_init(struct xlate *x)
 {
@@ -69,6 +71,8 @@ static void put_state(struct xlate *x, struct xl_space *s, struct stub_regs *r)
     r->cs = XL_SEL_CODE64;
     r->ss = XL_SEL_DATA;
     r->ds = r->es = c->seg[X86_DS].sel;
+    r->fs = c->seg[X86_FS].sel;
+    r->gs = c->seg[X86_GS].sel;
     memcpy(p, &f->fcw, 2);
     memcpy(p + 2, &f->fsw, 2);
     p[4] = f->ftw;
@@ -155,8 +159,7 @@ static void take_state(struct xlate *x, struct xl_space *s, const struct stub_re
 
     memcpy(c->gpr, r->gpr, sizeof(r->gpr));
     c->rip = r->rip;
-    c->rflags =
-        (c->rflags & ~(KEPT_FLAGS | X86_FL_TF)) | (r->rflags & (KEPT_FLAGS | X86_FL_TF | X86_FL_NT | X86_FL_ID));
+    c->rflags = (c->rflags & ~(KEPT_FLAGS | X86_FL_TF)) | (r->rflags & (KEPT_FLAGS | X86_FL_TF));
     c->seg[X86_FS].base = r->fs_base;
     c->seg[X86_GS].base = r->gs_base;
     take_segment(x, X86_CS, r->cs, 0);

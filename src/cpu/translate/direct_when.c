@@ -17,9 +17,15 @@ enum {
     LONG_BURST = 180000,   /* of a translated one */
     SCORE_MAX = 3,
 };
-#define BAD_FLAGS ((uint64_t)(X86_FL_TF | X86_FL_NT | X86_FL_IOPL | X86_FL_VM | X86_FL_VIF | X86_FL_VIP | X86_FL_ID))
+#define BAD_FLAGS ((uint64_t)(X86_FL_TF | X86_FL_IOPL | X86_FL_VM | X86_FL_VIF | X86_FL_VIP))
 
 /* What a stub could not reproduce is translated. */
+/* A selector that the host knows too: Linux's of data, or none. */
+static bool common(const struct x86_seg *s)
+{
+    return s->sel == 0 || s->sel == XL_SEL_DATA;
+}
+
 static bool suits(const struct xlate *x)
 {
     const struct cpu_state *c = x->cpu;
@@ -28,9 +34,9 @@ static bool suits(const struct xlate *x)
 
     return (x->kind & (KIND_MODE | KIND_CTX)) == ((unsigned)X86_MODE_64 | CTX_USER << 2) && (x->kind & want) == want &&
            c->xcr0 == x->direct.xcr0 && s[X86_CS].sel == XL_SEL_CODE64 && s[X86_SS_SEG].sel == XL_SEL_DATA &&
-           s[X86_DS].sel == s[X86_ES].sel && (s[X86_DS].sel == 0 || s[X86_DS].sel == XL_SEL_DATA) &&
-           s[X86_FS].sel == 0 && s[X86_GS].sel == 0 && !(c->rflags & BAD_FLAGS) && (c->rflags & X86_FL_IF) &&
-           !(c->dr[7] & 0xff) && !c->pending_db && !c->int_shadow && !x->v->irq_window && !x->v->nmi_window;
+           s[X86_DS].sel == s[X86_ES].sel && common(&s[X86_DS]) && common(&s[X86_FS]) && common(&s[X86_GS]) &&
+           !(c->rflags & BAD_FLAGS) && (c->rflags & X86_FL_IF) && !(c->dr[7] & 0xff) && !c->pending_db &&
+           !c->int_shadow && !x->v->irq_window && !x->v->nmi_window;
 }
 
 /* User code ran until it came to the kernel: what that says of the next time. */
