@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
@@ -35,7 +36,7 @@ enum {
     XSAVE_AVX_END = 576 + 256
 };
 enum { FLAGS_OF_CALLER = 1 << 14 | 1 << 21 }; /* NT, ID: the kernel's FIX_EFLAGS lacks them */
-enum { KICKS_MAX = 250 };                     /* without an answer; they come with the guest's timer at the latest */
+enum { ALIVE_MS = 200, KICKS_MAX = 250 };     /* without an answer; they come with the guest's timer at the latest */
 enum { R8, R9, R10, R11, R12, R13, R14, R15, RDI, RSI, RBP, RBX, RDX, RAX, RCX, RSP, RIP, EFL, CSGSFS, ERR, TRAPNO };
 enum { OLDMASK = TRAPNO + 1, CR2, GREGS };
 
@@ -109,6 +110,20 @@ static void listen_to(int fd)
 
 /* ---- what is mapped ---- */
 
+/* The mapper's answer, which does not come if the process is killed meanwhile. */
+static void await_done(struct stub *s)
+{
+    struct pollfd p = { .fd = s->fd[STUB_FD_DONE], .events = POLLIN };
+
+    while (poll(&p, 1, ALIVE_MS) <= 0)
+        if (waitpid(s->pid, NULL, WNOHANG) == s->pid) {
+            s->pid = 0;
+            atomic_store(&s->broken, true);
+            return;
+        }
+    listen_to(s->fd[STUB_FD_DONE]);
+}
+
 static void sync_ops(struct stub *s)
 {
     if (!s->nops || atomic_load(&s->broken))
@@ -117,7 +132,7 @@ static void sync_ops(struct stub *s)
     ctl32(s, CTL_GRANT, 0);
     s->nops = 0;
     tell(s->fd[STUB_FD_CMD]);
-    listen_to(s->fd[STUB_FD_DONE]);
+    await_done(s);
 }
 
 static void add(struct stub *s, struct op op)
@@ -206,6 +221,8 @@ int stub_run(struct stub *s, struct stub_regs *regs, struct stub_trap *trap)
 {
     struct context *f = s->frame;
 
+    if (atomic_load(&s->broken))
+        return -ESRCH;
     for (unsigned k = 0; k < 16; k++)
         f->r[order[k]] = regs->gpr[k];
     f->r[RIP] = regs->rip;
@@ -271,7 +288,8 @@ void stub_kick(struct stub *s)
         return;
     }
     atomic_store(&s->broken, true);
-    kill(s->pid, SIGKILL);
+    if (s->pid)
+        kill(s->pid, SIGKILL);
     tell(s->fd[STUB_FD_TRAP]);
     errno = saved;
 }

@@ -45,6 +45,12 @@ start:
 	mov $1, %edi /* PR_SET_PDEATHSIG */
 	mov $9, %esi
 	sys __NR_prctl
+	mov $15, %edi /* PR_SET_NAME */
+	lea name(%rip), %rsi
+	sys __NR_prctl
+	mov $4, %edi /* PR_SET_DUMPABLE */
+	xor %esi, %esi
+	sys __NR_prctl
 	mov %rbx, %rdi
 	mov $0x1000, %esi
 	mov $1, %edx
@@ -222,6 +228,7 @@ restorer:
 
 	.balign 8
 action:	.quad ADDR(handler), 0x0c000004, ADDR(restorer), SIG_MASK /* SIGINFO ONSTACK RESTORER */
+name:	.asciz "gazda-guest"
 signals:
 	.byte 4, 5, 7, 8, 10, 11, 31, 0 /* ILL TRAP BUS FPE USR1 SEGV SYS */
 	.balign 8

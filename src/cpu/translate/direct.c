@@ -21,6 +21,7 @@
 #include "x86/segment.h"
 
 enum {
+    FEW_RUNS = 3,
     IDLE_TICKS = 8,
     PLACE_TICKS = 64,
     LOOSE_RUNS = 4,
@@ -246,12 +247,14 @@ static void on_trap(struct xlate *x, struct xl_space *s, const struct stub_trap 
 
 /*
  * The stub and this thread take turns, and a switch on one processor is much cheaper than waking another one; so both
- * stay on one while there are runs, but for a few now and then in which the scheduler may place them anew.
+ * stay on one while there are many, but for a few now and then in which the scheduler may place them anew.
  */
 static void pin(struct xlate *x, struct xl_space *s)
 {
     struct xl_direct *d = &x->direct;
 
+    if (!d->busy)
+        return;
     if (d->loose) {
         d->loose--;
         return;
@@ -292,15 +295,11 @@ void xl_direct_place(struct xlate *x)
 {
     struct xl_direct *d = &x->direct;
 
-    if (d->cpu < 0)
-        return;
-    if (d->runs != d->placed_runs) {
-        d->placed_runs = d->runs;
-        d->idle = 0;
-    } else if (++d->idle >= IDLE_TICKS) {
+    d->idle = d->runs - d->placed_runs > FEW_RUNS ? 0 : d->idle + 1;
+    d->busy = d->idle < IDLE_TICKS;
+    d->placed_runs = d->runs;
+    if (!d->busy)
         unpin(d);
-        return;
-    }
     if (++d->ticks % PLACE_TICKS == 0) {
         unpin(d);
         d->loose = LOOSE_RUNS;

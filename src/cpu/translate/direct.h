@@ -47,7 +47,8 @@ struct xl_direct {
     unsigned lost;
     int cpu;        /* that this thread is kept on; -1: none */
     unsigned loose; /* runs before it may be kept on one again */
-    unsigned idle;  /* ticks without a run */
+    unsigned idle;  /* ticks with hardly a run */
+    bool busy;      /* runs are frequent */
     uint64_t ticks, placed_runs;
     cpu_set_t cpus;       /* that it may be on */
     uint64_t xcr0;        /* the host's */

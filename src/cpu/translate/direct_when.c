@@ -13,8 +13,8 @@ enum {
     CYCLES_IN = 120000,    /* translated: at least so many on average between two returns to user mode */
     CYCLES_OUT = 80000,    /* directly: between two traps */
     BACKOFF_MAX = 512,     /* ticks */
-    SHORT_BURST = 110000,  /* cycles of a direct one, its trap included */
-    LONG_BURST = 180000,   /* of a translated one */
+    SHORT_BURST = 95000,   /* cycles of a direct one, its trap included */
+    LONG_BURST = 140000,   /* of a translated one */
     SCORE_MAX = 3,
 };
 #define BAD_FLAGS ((uint64_t)(X86_FL_TF | X86_FL_IOPL | X86_FL_VM | X86_FL_VIF | X86_FL_VIP))

@@ -76,11 +76,11 @@ static void put_direct(const struct xl_stats *s, put_fn *put, void *arg)
     put(arg, "direct.pages_mapped", s->direct_fills);
     put(arg, "direct.flushes", s->direct_flushes);
     put(arg, "direct.lost_processes", s->direct_lost);
-    put(arg, "direct.traps.all", s->direct_traps);
-    put(arg, "direct.traps.kicks", s->direct_kicks);
-    put(arg, "direct.traps.system_calls", s->direct_calls);
-    put(arg, "direct.traps.page_faults_of_the_guest", s->direct_faults);
-    put(arg, "direct.traps.unfit_code", s->direct_unfit);
+    put(arg, "direct_traps.all", s->direct_traps);
+    put(arg, "direct_traps.kicks", s->direct_kicks);
+    put(arg, "direct_traps.system_calls", s->direct_calls);
+    put(arg, "direct_traps.page_faults_of_the_guest", s->direct_faults);
+    put(arg, "direct_traps.unfit_code", s->direct_unfit);
 }
 
 void xl_stats_put(const struct vcpu *v, void (*put)(void *arg, const char *name, uint64_t value), void *arg)
