@@ -18,7 +18,15 @@
 #include "cpu/translate/translate.h"
 #include "mem/mem.h"
 
-enum { PAGES_MIN = 1024, AROUND = 16, AROUND_EXEC = 4, AROUND_OPS = 16, LOW_END = 0x10000, LARGE = 4 << 20 };
+enum {
+    PAGES_MIN = 1024,
+    AROUND = 16,
+    AROUND_EXEC = 4,
+    AROUND_OPS = 16,
+    LOW_END = 0x10000,
+    LARGE = 4 << 20,
+    RELEASE_TRIES = 8
+};
 #define USER_END 0x7ffffffff000UL
 #define DROPPED UINT64_MAX
 
@@ -167,11 +175,18 @@ static const uint8_t *neighbour(struct xlate *x, const struct xl_space *s, gva_t
     return p && p->exec ? (const uint8_t *)mem_frame_get(x->v->mem, (gpa_t)p->frame << PAGE_SHIFT) : NULL;
 }
 
+/* XSAVE has the same layout natively. */
+static bool same_xsave(const struct xlate *x)
+{
+    return x->cpu->xcr0 == x->direct.xcr0;
+}
+
 static bool seams_fit(struct xlate *x, const struct xl_space *s, gva_t lin, const uint8_t *page)
 {
     const uint8_t *before = neighbour(x, s, lin - PAGE_SIZE), *behind = neighbour(x, s, lin + PAGE_SIZE);
 
-    return (!before || xl_direct_seam(before, page, true)) && (!behind || xl_direct_seam(page, behind, true));
+    return (!before || xl_direct_seam(before, page, same_xsave(x))) &&
+           (!behind || xl_direct_seam(page, behind, same_xsave(x)));
 }
 
 static struct place *want(struct place *p, gva_t lin, bool write, bool exec)
@@ -187,7 +202,7 @@ static bool code_fits(struct xlate *x, const struct xl_space *s, gva_t lin, gpa_
     struct x86_xlate r;
     struct x86_fault f;
 
-    p->code = (struct xl_code_page){ .page = (const uint8_t *)mem_frame_get(x->v->mem, gpa), .xsave = true };
+    p->code = (struct xl_code_page){ .page = (const uint8_t *)mem_frame_get(x->v->mem, gpa), .xsave = same_xsave(x) };
     for (unsigned k = 0; k < d->nforeign; k++)
         if ((d->foreign[k] & PAGE_MASK) == gpa && p->code.nknown < XL_PATCHES)
             known[p->code.nknown++] = (uint16_t)(d->foreign[k] & ~PAGE_MASK);
@@ -195,6 +210,17 @@ static bool code_fits(struct xlate *x, const struct xl_space *s, gva_t lin, gpa_
     if (x86_walk(x->cpu, &x->phys, lin - PAGE_SIZE, X86_ACC_USER | X86_ACC_EXEC | X86_ACC_PROBE, &r, &f))
         p->code.before = (const uint8_t *)mem_frame_get(x->v->mem, r.gpa & PAGE_MASK);
     return xl_direct_scan(&p->code) && seams_fit(x, s, lin, p->code.page);
+}
+
+/*
+ * Code that is about to be written: compilers at run time write much, so it stops being code at once. The request that
+ * this makes drops what is mapped of the frame, so the access traps once more.
+ */
+static void turn_to_data(struct xlate *x, gpa_t gpa)
+{
+    mem_code_written(x->v->mem, gpa, PAGE_SIZE);
+    for (unsigned k = 0; k < RELEASE_TRIES && !mem_code_release(x->v->mem, gpa); k++)
+        ;
 }
 
 /* Whether p->page.lin may be mapped, for writing or executing if p->page says so; fills in the rest. */
@@ -215,8 +241,8 @@ static bool place_of(struct xlate *x, const struct xl_space *s, struct place *p)
     hva_t host = flags ? mem_frame_get(m, gpa) : 0;
     if (!host || !mem_file_offset(m, gpa, &p->off))
         return false;
-    if (write && (*flags & MEM_F_CODE))
-        mem_code_release(m, gpa);
+    if (write && (*flags & MEM_F_CODE) && r.writable)
+        turn_to_data(x, gpa);
     if (exec && !p->known) {
         mem_code_mark(m, gpa, PAGE_SIZE);
         if (!code_fits(x, s, lin, gpa, p)) {

@@ -33,10 +33,10 @@ static bool suits(const struct xlate *x)
     const unsigned want = KIND_FPU | KIND_AVX | KIND_TSC | KIND_FSGS;
 
     return (x->kind & (KIND_MODE | KIND_CTX)) == ((unsigned)X86_MODE_64 | CTX_USER << 2) && (x->kind & want) == want &&
-           c->xcr0 == x->direct.xcr0 && s[X86_CS].sel == XL_SEL_CODE64 && s[X86_SS_SEG].sel == XL_SEL_DATA &&
-           s[X86_DS].sel == s[X86_ES].sel && common(&s[X86_DS]) && common(&s[X86_FS]) && common(&s[X86_GS]) &&
-           !(c->rflags & BAD_FLAGS) && (c->rflags & X86_FL_IF) && !(c->dr[7] & 0xff) && !c->pending_db &&
-           !c->int_shadow && !x->v->irq_window && !x->v->nmi_window;
+           (c->xcr0 & ~x->direct.xcr0) == 0 && (c->xcr0 & 7) == 7 && s[X86_CS].sel == XL_SEL_CODE64 &&
+           s[X86_SS_SEG].sel == XL_SEL_DATA && s[X86_DS].sel == s[X86_ES].sel && common(&s[X86_DS]) &&
+           common(&s[X86_FS]) && common(&s[X86_GS]) && !(c->rflags & BAD_FLAGS) && (c->rflags & X86_FL_IF) &&
+           !(c->dr[7] & 0xff) && !c->pending_db && !c->int_shadow && !x->v->irq_window && !x->v->nmi_window;
 }
 
 /* User code ran until it came to the kernel: what that says of the next time. */
