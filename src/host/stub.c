@@ -110,10 +110,10 @@ static void listen_to(int fd)
 
 /* ---- what is mapped ---- */
 
-/* The mapper's answer, which does not come if the process is killed meanwhile. */
-static void await_done(struct stub *s)
+/* An answer, which does not come if the process is killed meanwhile. */
+static void await(struct stub *s, int fd)
 {
-    struct pollfd p = { .fd = s->fd[STUB_FD_DONE], .events = POLLIN };
+    struct pollfd p = { .fd = fd, .events = POLLIN };
 
     while (poll(&p, 1, ALIVE_MS) <= 0)
         if (waitpid(s->pid, NULL, WNOHANG) == s->pid) {
@@ -121,7 +121,7 @@ static void await_done(struct stub *s)
             atomic_store(&s->broken, true);
             return;
         }
-    listen_to(s->fd[STUB_FD_DONE]);
+    listen_to(fd);
 }
 
 static void sync_ops(struct stub *s)
@@ -132,7 +132,7 @@ static void sync_ops(struct stub *s)
     ctl32(s, CTL_GRANT, 0);
     s->nops = 0;
     tell(s->fd[STUB_FD_CMD]);
-    await_done(s);
+    await(s, s->fd[STUB_FD_DONE]);
 }
 
 static void add(struct stub *s, struct op op)
@@ -196,7 +196,7 @@ static bool trapped(struct stub *s, struct stub_trap *t)
     const uint64_t base = STUB_ALT;
     uint64_t info;
 
-    listen_to(s->fd[STUB_FD_TRAP]);
+    await(s, s->fd[STUB_FD_TRAP]);
     atomic_store(&s->kicks, 0);
     info = rw(s, RW_INFO, 8) - base;
     if (atomic_load(&s->broken) || !find_frame(s) || info > STUB_ALT_SIZE - 128)

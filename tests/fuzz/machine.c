@@ -25,6 +25,7 @@ enum { TICK_US = 20000 };
 #else
 enum { TICK_US = 4000 };
 #endif
+enum { REAL_US = 10 * TICK_US };
 
 /* What a frame is to user mode. */
 enum frame { FRAME_HIDDEN, FRAME_CPU /* the CPU may write it */, FRAME_USER };
@@ -229,9 +230,13 @@ static void clock_start(void)
     struct sigaction sa = { .sa_handler = on_tick, .sa_flags = SA_RESTART | SA_ONSTACK };
     struct itimerval it = { .it_interval = { .tv_usec = TICK_US }, .it_value = { .tv_usec = TICK_US } };
 
+    struct itimerval real = { .it_interval = { .tv_usec = REAL_US }, .it_value = { .tv_usec = REAL_US } };
+
     sigfillset(&sa.sa_mask);
     sigaction(SIGVTALRM, &sa, NULL);
+    sigaction(SIGALRM, &sa, NULL);
     setitimer(ITIMER_VIRTUAL, &it, NULL);
+    setitimer(ITIMER_REAL, &real, NULL); /* what runs in another process takes no time of this one */
 }
 
 /* ---- a new one ---- */
@@ -343,6 +348,7 @@ void iso_free(struct iso *s)
     struct itimerval off = { 0 };
 
     setitimer(ITIMER_VIRTUAL, &off, NULL);
+    setitimer(ITIMER_REAL, &off, NULL);
     ticking = NULL;
     if (s->v.engine)
         s->ops->destroy(&s->v);

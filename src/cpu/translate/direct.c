@@ -21,6 +21,7 @@
 #include "x86/segment.h"
 
 enum {
+    TRAP_CYCLES = 60000, /* at most, it is hoped; the fastest run tells */
     FEW_RUNS = 3,
     IDLE_TICKS = 8,
     PLACE_TICKS = 64,
@@ -44,6 +45,7 @@ void xl_direct_init(struct xlate *x)
     x->direct.off = x->direct.mode == ENGINE_DIRECT_OFF || x->verify || x->v->tuning.trace_exec || (lo & 7) != 7 || hi;
     x->direct.xcr0 = lo;
     x->direct.cpu = -1;
+    x->direct.trap_cycles = TRAP_CYCLES;
 }
 
 void xl_direct_fini(struct xlate *x)
@@ -362,7 +364,10 @@ void xl_direct_run(struct xlate *x)
     }
     uint64_t begin = __rdtsc();
     err = stub_run(s->stub, &r, &t);
-    x->st.direct_cycles += __rdtsc() - begin;
+    begin = __rdtsc() - begin;
+    x->st.direct_cycles += begin;
+    d->trap_cycles = begin < d->trap_cycles ? begin : d->trap_cycles;
+    d->burst_native += begin > d->trap_cycles ? begin - d->trap_cycles : 0;
     d->running = NULL;
     atomic_store_explicit(&x->in_cache, 0, memory_order_release);
     s->used = ++d->runs;

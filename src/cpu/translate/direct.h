@@ -56,6 +56,8 @@ struct xl_direct {
     struct xl_space space[XL_SPACES];
     struct stub *volatile running; /* read by the kick's handler */
     uint64_t burst;                /* when user code was entered, if it runs */
+    uint64_t burst_native;         /* cycles of it in stubs, without what traps take */
+    uint64_t trap_cycles;          /* that a trap takes */
     bool burst_direct;
     unsigned score;               /* of bursts that were long enough */
     uint64_t runs, tick, returns; /* tick: when the last one was, in TSC cycles; returns to user mode since then */

@@ -13,8 +13,8 @@ enum {
     CYCLES_IN = 120000,    /* translated: at least so many on average between two returns to user mode */
     CYCLES_OUT = 80000,    /* directly: between two traps */
     BACKOFF_MAX = 512,     /* ticks */
-    SHORT_BURST = 95000,   /* cycles of a direct one, its trap included */
-    LONG_BURST = 140000,   /* of a translated one */
+    GAIN = 4,
+    LONG_BURST = 4, /* traps' worth of time, translated */
     SCORE_MAX = 3,
 };
 #define BAD_FLAGS ((uint64_t)(X86_FL_TF | X86_FL_IOPL | X86_FL_VM | X86_FL_VIF | X86_FL_VIP))
@@ -39,14 +39,19 @@ static bool suits(const struct xlate *x)
            !(c->dr[7] & 0xff) && !c->pending_db && !c->int_shadow && !x->v->irq_window && !x->v->nmi_window;
 }
 
-/* User code ran until it came to the kernel: what that says of the next time. */
+/*
+ * User code ran until it came to the kernel: what that says of the next time. Translated code takes at least GAIN times
+ * as long as native code; what direct execution takes besides are its traps, and what they cause here.
+ */
 static void burst_over(struct xl_direct *d, uint64_t cycles)
 {
-    if (!d->burst_direct || cycles >= SHORT_BURST)
-        d->score = cycles >= (d->burst_direct ? SHORT_BURST : LONG_BURST) ? SCORE_MAX : d->score;
-    else if (d->score)
+    bool good = d->burst_direct ? cycles < GAIN * d->burst_native : cycles > LONG_BURST * d->trap_cycles;
+
+    if (good)
+        d->score = SCORE_MAX;
+    else if (d->burst_direct && d->score)
         d->score--;
-    d->burst = 0;
+    d->burst = d->burst_native = 0;
 }
 
 bool xl_direct_wanted(struct xlate *x)
@@ -71,7 +76,7 @@ bool xl_direct_wanted(struct xlate *x)
     if (!d->burst) {
         d->burst = now;
         d->burst_direct = d->score > SCORE_MAX / 2;
-    } else if (!d->burst_direct && now - d->burst > LONG_BURST) {
+    } else if (!d->burst_direct && now - d->burst > LONG_BURST * d->trap_cycles) {
         d->burst_direct = true;
     }
     return d->burst_direct && suits(x);

@@ -68,11 +68,14 @@ static void put_memory(const struct xl_stats *s, put_fn *put, void *arg)
     put(arg, "windows.promotions", s->win_promotions);
 }
 
-static void put_direct(const struct xl_stats *s, put_fn *put, void *arg)
+static void put_direct(const struct xlate *x, put_fn *put, void *arg)
 {
+    const struct xl_stats *s = &x->st;
+
     put(arg, "direct.promotions", s->direct_promotions);
     put(arg, "direct.demotions", s->direct_demotions);
     put(arg, "direct.kilocycles", s->direct_cycles / 1000);
+    put(arg, "direct.cycles_of_a_trap", x->direct.trap_cycles);
     put(arg, "direct.pages_mapped", s->direct_fills);
     put(arg, "direct.flushes", s->direct_flushes);
     put(arg, "direct.lost_processes", s->direct_lost);
@@ -91,7 +94,7 @@ void xl_stats_put(const struct vcpu *v, void (*put)(void *arg, const char *name,
 
     put_code(x, put, arg);
     put_memory(s, put, arg);
-    put_direct(s, put, arg);
+    put_direct(x, put, arg);
     put(arg, "host_faults", s->faults);
     for (unsigned k = 0; k < ARRAY_LEN(s->fault_vector); k++) {
         if (!s->fault_vector[k])
