@@ -100,7 +100,7 @@ void xl_jc_init(struct xlate *x)
 {
     for (unsigned c = 0; c < CTXS; c++) {
         for (unsigned k = 0; k < JC_ENTRIES; k++)
-            x->jc[c].neg_va[k] = no_va(k);
+            x->jc[c].e[k].neg_va = no_va(k);
         x->jc[c].n = 0;
         x->jc[c].kind = KIND_NONE;
     }
@@ -111,7 +111,7 @@ void xl_jc_flush(struct xlate *x, enum xl_ctx ctx)
     struct xl_jc *jc = &x->jc[ctx];
 
     for (uint32_t i = 0; i < jc->n; i++)
-        jc->neg_va[jc->log[i]] = no_va(jc->log[i]);
+        jc->e[jc->log[i]].neg_va = no_va(jc->log[i]);
     jc->n = 0;
 }
 
@@ -136,8 +136,8 @@ void xl_jc_forget(struct xlate *x, gva_t lin)
     unsigned k = (unsigned)(lin & x->jc_mask);
 
     for (unsigned c = 0; c < CTXS; c++)
-        if (x->jc[c].neg_va[k] == -lin || x->jc[c].neg_va[k] == -(lin + JC_DF))
-            x->jc[c].neg_va[k] = gone_va(k);
+        if (x->jc[c].e[k].neg_va == -lin || x->jc[c].e[k].neg_va == -(lin + JC_DF))
+            x->jc[c].e[k].neg_va = gone_va(k);
 }
 
 /* STD and CLD change the kind in line, so the blocks of both are in one cache, told apart by their tags. */
@@ -151,10 +151,10 @@ static void jc_add(struct xlate *x, enum xl_ctx ctx, gva_t lin, const uint8_t *c
     struct xl_jc *jc = &x->jc[ctx];
     unsigned k = (unsigned)(lin & x->jc_mask);
 
-    if (jc->neg_va[k] == no_va(k))
+    if (jc->e[k].neg_va == no_va(k))
         jc->log[jc->n++] = k;
-    jc->neg_va[k] = tag(x, lin);
-    jc->code[k] = code;
+    jc->e[k].neg_va = tag(x, lin);
+    jc->e[k].code = code;
 }
 
 /* ---- links ---- */
@@ -340,8 +340,8 @@ const uint8_t *xl_find(struct xlate *x)
 
     if ((x->kind & KIND_MODE) != X86_MODE_64)
         lin = (uint32_t)lin;
-    if (jc->neg_va[lin & x->jc_mask] == tag(x, lin)) {
-        const uint8_t *code = jc->code[lin & x->jc_mask];
+    if (jc->e[lin & x->jc_mask].neg_va == tag(x, lin)) {
+        const uint8_t *code = jc->e[lin & x->jc_mask].code;
         x->aux = lin;
         return code;
     }

@@ -47,12 +47,15 @@ static struct xl_direct_page *lookup(const struct xl_space *s, gva_t lin)
     return NULL;
 }
 
-static bool grow(struct xl_space *s)
+/* Without the entries that were dropped; larger if the others fill a quarter. */
+static bool rehash(struct xl_space *s)
 {
     struct xl_direct_page *old = s->page;
-    uint32_t cap = s->cap;
+    uint32_t cap = s->cap, live = 0;
 
-    s->cap = cap ? cap * 2 : PAGES_MIN;
+    for (uint32_t i = 0; i < cap; i++)
+        live += old[i].used && old[i].lin != DROPPED;
+    s->cap = !cap ? PAGES_MIN : 4 * live >= cap ? cap * 2 : cap;
     s->page = calloc(s->cap, sizeof(*s->page));
     if (!s->page) {
         s->page = old;
@@ -112,7 +115,7 @@ static bool note(struct xlate *x, struct xl_space *s, const struct xl_direct_pag
 
     if (!p) {
         unsigned k;
-        if (2 * s->n >= s->cap && !grow(s))
+        if (2 * s->n >= s->cap && !rehash(s))
             return false;
         for (k = slot(s, page->lin); s->page[k].used; k = (k + 1) & (s->cap - 1))
             ;

@@ -579,6 +579,7 @@ static int translate_create(struct vcpu *v)
     x->no_pext = !__builtin_cpu_is("intel") && !__builtin_cpu_supports("vaes"); /* AMD before Zen 3 */
     x->mask_page = PAGE_MASK;
     x->jc_mask = x->no_pext ? 0xffff : JC_ENTRIES - 1;
+    x->jc_index = x->jc_mask << 1;
     x->mask_popf =
         ~(uint64_t)(X86_FL_ARITH | X86_FL_IF | X86_FL_1 | X86_FL_RF | X86_FL_VM | 1 << 3 | 1 << 5 | 1 << 15) &
         UINT32_MAX;

@@ -16,11 +16,13 @@ static void jump_cache(struct trans *t, const struct xrec *r)
         tr_exit(t, r);
         return;
     }
-    if (t->x->no_pext)
+    if (t->x->no_pext) {
         em_rr(e, EM_0F | 0xb7, R11, R10); /* movzx r11d, r10w */
-    else
-        em_vex_rm(e, EM_VEX(2, 2, 1, 0xf5), R11, R10, X(jc_mask)); /* pext r11, r10, [mask] */
-    em_load(e, RCX, HGS_X(R11, jc + offsetof(struct xl_jc, neg_va)));
+        em_lea(e, R11, HMEM_X(R11, R11, 0, 0));
+    } else {                                                        /* an entry has two words */
+        em_vex_rm(e, EM_VEX(3, 2, 1, 0xf5), R11, R10, X(jc_index)); /* pdep r11, r10, [mask] */
+    }
+    em_load(e, RCX, HGS_X(R11, jc + offsetof(struct xl_jc, e[0].neg_va)));
     em_lea(e, RCX, HMEM_X(RCX, R10, 0, t->kind & KIND_DF ? JC_DF : 0));
     em_jrcxz(e, 6 + 5);
     em8(e, 0x41); /* mov r11d, record */
@@ -28,7 +30,7 @@ static void jump_cache(struct trans *t, const struct xrec *r)
     em32(e, tr_recoff(t, r));
     uint32_t at = em_jmp(e);
     em_patch32(e, at, (uint32_t)(t->x->exit - t->x->code.rx) - (t->base + at + 4));
-    em_rm(e, 0xff, 4, HGS_X(R11, jc + offsetof(struct xl_jc, code))); /* jmp */
+    em_rm(e, 0xff, 4, HGS_X(R11, jc + offsetof(struct xl_jc, e[0].code))); /* jmp */
 }
 
 static bool linkable(const struct trans *t, int32_t off)

@@ -340,9 +340,10 @@ static bool make(struct trans *t, unsigned k)
     return false;
 }
 
-/* The access through what is in R10. linear: R11 is its linear address. */
+/* The access through what is kept. linear: R11 is its linear address. */
 static void place(struct trans *t, const struct tr_group *g, bool linear, struct tr_place *at)
 {
+    unsigned kept = g->reg ? g->reg : R10;
     unsigned reg = g->hoist == HOIST_BASE ? g->index : g->base;
     int32_t disp = t->g->disp;
     int h;
@@ -356,7 +357,7 @@ static void place(struct trans *t, const struct tr_group *g, bool linear, struct
     }
     at->r11 = false;
     if (g->base == TR_IP) {
-        at->m = HMEM(R10, disp);
+        at->m = HMEM(kept, disp);
         return;
     }
     h = host_reg(reg);
@@ -365,7 +366,7 @@ static void place(struct trans *t, const struct tr_group *g, bool linear, struct
         em_load(&t->e, R11, HOME(reg));
         h = R11;
     }
-    at->m = g->hoist == HOIST_BASE ? HMEM_X(R10, h, g->scale, disp) : HMEM_X(h, R10, 0, disp);
+    at->m = g->hoist == HOIST_BASE ? HMEM_X(kept, h, g->scale, disp) : HMEM_X(h, kept, 0, disp);
 }
 
 bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, bool write, struct tr_place *at)
@@ -379,6 +380,10 @@ bool op_memory(struct trans *t, const ZydisDecodedOperand *m, unsigned size, boo
         op_lookup(t, size, write);
         at->m = HMEM_X(R11, R10, 0, 0);
         at->r11 = true;
+        return true;
+    }
+    if (t->group[k].reg) {
+        place(t, &t->group[k], false, at);
         return true;
     }
     if (!t->group[k].made)

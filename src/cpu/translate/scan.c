@@ -82,7 +82,7 @@ static bool plain_operands(const struct trans *t)
     return true;
 }
 
-static enum tr_how how(const struct trans *t)
+enum tr_how tr_how(const struct trans *t)
 {
     if (t->i->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && t->i->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
         return HOW_STEP;
@@ -113,7 +113,7 @@ static bool emit_one(struct trans *t)
     const struct engine_tuning *tune = &t->x->v->tuning;
     uint32_t n = t->e.n;
     unsigned nrecs = t->nrecs, nstubs = t->nstubs;
-    enum tr_how h = how(t);
+    enum tr_how h = tr_how(t);
     bool ok;
 
     t->commit = 0;
@@ -142,7 +142,7 @@ static bool emit_one(struct trans *t)
         ok = false;
         break;
     }
-    if (ok) {
+    if (ok && (!t->kept_regs || loop_keeps(t, n))) {
         if (unlikely(tune->spoil.n && tune->spoil.mnemonic == t->i->mnemonic))
             em_bytes(&t->e, tune->spoil.code, tune->spoil.n);
         return true;

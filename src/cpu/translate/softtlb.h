@@ -31,8 +31,10 @@ enum { TLBF_GLOBAL = 1, TLBF_LARGE = 2, TLBF_LOGGED = 4 };
  */
 enum { JC_DF = 1 };
 struct xl_jc {
-    uint64_t neg_va[JC_ENTRIES];
-    const uint8_t *code[JC_ENTRIES];
+    struct { /* on one line of the cache */
+        uint64_t neg_va;
+        const uint8_t *code;
+    } e[JC_ENTRIES];
     uint32_t log[JC_ENTRIES];
     uint32_t n;
     unsigned kind; /* of all its blocks, but for KIND_DF */

@@ -27,6 +27,9 @@ enum {
 /* how.c */
 enum tr_how { HOW_STEP, HOW_GPR, HOW_VECTOR, HOW_STACK, HOW_FLOW, HOW_SPECIAL, HOW_SYSTEM };
 extern const uint8_t tr_how_table[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+struct trans;
+/* Of t->i. */
+enum tr_how tr_how(const struct trans *t);
 
 enum stub_form { STUB_PLAIN, STUB_MISS, STUB_CROSS };
 
@@ -51,6 +54,7 @@ struct tr_group {
     bool write, write_first, made;
     bool always;   /* none of its members has a mask */
     uint8_t hoist; /* enum tr_hoist */
+    uint8_t reg;   /* the host register that has what is kept, or 0: R10 at times */
     uint16_t n;
     int32_t lo, hi; /* bytes from the base register before the first member */
 };
@@ -73,8 +77,9 @@ struct trans {
     const ZydisDecodedInstruction *i;
     const ZydisDecodedOperand *op;
     const uint8_t *raw;
-    int r10_group; /* host R10 holds what is kept for this group, or -1 */
-    uint32_t body; /* of a loop: where its branch back goes; else 0 */
+    int r10_group;      /* host R10 holds what is kept for this group, or -1 */
+    uint32_t body;      /* of a loop: where its branch back goes; else 0 */
+    uint16_t kept_regs; /* host registers that nothing in the loop may change */
     unsigned ninsns, ngroups;
     bool loop;                           /* the last instruction branches back to the first */
     bool single;                         /* an instruction that crosses is a block of its own */
@@ -137,6 +142,7 @@ bool group_writes(const struct tr_insn *in, unsigned g);
 /* loop.c: cuts t->in[] behind a branch back to the block's start; after group_find: what the loop may keep. */
 void loop_find(struct trans *t);
 void loop_begin(struct trans *t);
+bool loop_keeps(const struct trans *t, uint32_t from);
 /* operand.c: computes what is kept for group k. */
 void op_group_keep(struct trans *t, unsigned k);
 /* guest register to a host register; never RCX's host place or home as target */

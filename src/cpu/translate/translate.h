@@ -49,7 +49,7 @@ struct xlate {
     uint64_t rfl;      /* RFLAGS but for the arithmetic flags, IF, RF, VM and the bit that is always 1 */
     uint64_t if_bit;   /* IF, in its place */
     uint64_t win_mask; /* IF's place if an interrupt waits for it */
-    uint64_t mask_popf, jc_mask, mask_if, mask_63, mask_31, mask_15;
+    uint64_t mask_popf, jc_mask, jc_index, mask_if, mask_63, mask_31, mask_15;
     uint64_t tsc_aux;
     struct cpu_state *cpu;
     const uint8_t *target; /* where enter jumps to */
