@@ -150,6 +150,26 @@ static void test_sti_at_page_end(void **state)
     ver_down(&v);
 }
 
+/* The last byte of all addresses is no wrap: the path must not end where the translator goes on. */
+static void test_last_byte(void **state)
+{
+    struct ver v;
+
+    (void)state;
+    ver_up(&v, false);
+    im_put64(v.t, 0x1000 + 8 * 511, 0x2003); /* the last 2 MiB are the first ones */
+    im_put64(v.t, 0x2000 + 8 * 511, 0x13003);
+    im_put64(v.t, 0x13000 + 8 * 511, 0x83);
+    im_put64(v.t, 0x1ffff8, 0x5aUL << 56);
+    /* mov rsi, -1; mov edi, ebx; movsb */
+    assert_int_equal(IM_EXEC(v.t, "\x48\xc7\xc6\xff\xff\xff\xff\x89\xdf\xa4\xf4"), EXIT_HLT);
+    assert_int_equal(im_vector(v.t), -1);
+    assert_int_equal(v.t->c->gpr[X86_RSI], 0);
+    assert_int_equal(im_get64(v.t, IM_DATA), 0x5a);
+    assert_int_equal(compared(&v), 3);
+    ver_down(&v);
+}
+
 static void test_exception(void **state)
 {
     struct ver v;
@@ -219,7 +239,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_right),     cmocka_unit_test(test_right_smp), cmocka_unit_test(test_sti_at_page_end),
-        cmocka_unit_test(test_exception), cmocka_unit_test(test_wrong),
+        cmocka_unit_test(test_last_byte), cmocka_unit_test(test_exception), cmocka_unit_test(test_wrong),
     };
     return cmocka_run_group_tests_name("verify", tests, NULL, NULL);
 }

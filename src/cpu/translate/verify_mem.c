@@ -136,7 +136,8 @@ static bool string(struct xlate *x, const struct vi *i, unsigned insn)
 
         if (n && (c->rflags & X86_FL_DF))
             at -= (n - 1) << i->op[0].size;
-        if (at > mask - len || !touch_string(x, insn, at, len, i->op[k].write))
+        /* the space's last byte is an address like any other, and what is done in line does not stop before it */
+        if ((len && at > mask - (len - 1)) || !touch_string(x, insn, at, len, i->op[k].write))
             return false;
     }
     return all_aimable(x);
