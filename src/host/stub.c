@@ -67,6 +67,7 @@ struct stub {
     uint8_t *xsave;
     _Atomic unsigned kicks;
     _Atomic bool broken;
+    bool told; /* to run */
 };
 
 static uint8_t *ctl(struct stub *s, unsigned off)
@@ -221,6 +222,7 @@ int stub_run(struct stub *s, struct stub_regs *regs, struct stub_trap *trap)
 {
     struct context *f = s->frame;
 
+    s->told = false;
     if (atomic_load(&s->broken))
         return -ESRCH;
     for (unsigned k = 0; k < 16; k++)
@@ -235,6 +237,7 @@ int stub_run(struct stub *s, struct stub_regs *regs, struct stub_trap *trap)
     memcpy(ctl(s, CTL_DATA_SEL), &regs->ds, 2);
     memcpy(ctl(s, CTL_FS_SEL), &regs->fs, 2);
     memcpy(ctl(s, CTL_GS_SEL), &regs->gs, 2);
+    s->told = true;
     if (s->nops) {
         ctl32(s, CTL_NOPS, s->nops);
         ctl32(s, CTL_GRANT, 1);
@@ -261,6 +264,14 @@ int stub_run(struct stub *s, struct stub_regs *regs, struct stub_trap *trap)
     regs->fs = (uint16_t)rw(s, RW_SEL + 4, 2);
     regs->gs = (uint16_t)rw(s, RW_SEL + 6, 2);
     return 0;
+}
+
+bool stub_untouched(const struct stub *s)
+{
+    struct pollfd p[2] = { { .fd = s->fd[STUB_FD_GRANT], .events = POLLIN },
+                           { .fd = s->fd[STUB_FD_CMD], .events = POLLIN } };
+
+    return !s->told || poll(p, 2, 0) > 0;
 }
 
 void stub_unpin(struct stub *s, const cpu_set_t *cpus)

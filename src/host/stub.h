@@ -50,8 +50,11 @@ void stub_unmap_all(struct stub *s);
 
 /* The XSAVE image (standard format) that a run begins with and ends with; *size: its bytes. */
 uint8_t *stub_xsave(struct stub *s, uint32_t *size);
-/* Runs guest code until it traps. -ESRCH: the process is gone, or does not answer, and regs are as they were. */
+/* Runs guest code until it traps. -ESRCH: the process is gone, or does not answer; regs are as they were, but it may
+ * have run a while. */
 int stub_run(struct stub *s, struct stub_regs *regs, struct stub_trap *trap);
+/* After -ESRCH: the process has run nothing of what it was to run. */
+bool stub_untouched(const struct stub *s);
 /* Keeps its threads on a processor, where the caller should stay too: waking another one costs more than a switch. */
 void stub_pin(struct stub *s, int cpu);
 void stub_unpin(struct stub *s, const cpu_set_t *cpus);

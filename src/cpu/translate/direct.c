@@ -16,6 +16,7 @@
 #include <string.h>
 #include <x86intrin.h>
 
+#include "base/log.h"
 #include "cpu/translate/translate.h"
 #include "mem/mem.h"
 #include "x86/segment.h"
@@ -26,11 +27,12 @@ enum {
     IDLE_TICKS = 8,
     PLACE_TICKS = 64,
     LOOSE_RUNS = 4,
-    LOST_MAX = 3,      /* stubs that died */
+    LOST_MAX = 16,     /* stubs that died */
     DB_STEP = 1 << 14, /* DR6.BS */
     XSAVE_BV = 512,
     XSAVE_YMM = 576
 };
+#define NOWHERE (1UL << 62)
 #define KEPT_FLAGS                                                                                                     \
     ((uint64_t)(X86_FL_ARITH | X86_FL_DF | X86_FL_AC | X86_FL_NT |                                                     \
                 X86_FL_ID)) /* what the stub's run may change, besides TF */
@@ -104,6 +106,7 @@ static void take_fpu(struct xlate *x, struct xl_space *s)
 
     memcpy(&bv, p + XSAVE_BV, 8);
     memcpy(&f->mxcsr, p + 24, 4);
+    f->mxcsr &= x->mxcsr_mask;
     if (bv & 1) {
         memcpy(&f->fcw, p, 2);
         memcpy(&f->fsw, p + 2, 2);
@@ -133,45 +136,61 @@ static void take_fpu(struct xlate *x, struct xl_space *s)
     }
 }
 
-/* Guest code loaded a segment register, and the host took the selector. */
-static void take_segment(struct xlate *x, unsigned seg, uint16_t sel, uint64_t base)
+/*
+ * Guest code loaded a segment register, and the host took the selector; or guest code made the frame up, so everything
+ * is checked that the processor would have. False: it cannot be.
+ */
+static bool take_segment(struct xlate *x, unsigned seg, uint16_t sel, uint64_t base)
 {
     struct cpu_state *c = x->cpu;
     struct x86_xlate r;
     struct x86_fault f;
     uint64_t raw;
     gva_t at;
+    bool ok;
 
     if (c->seg[seg].sel == sel)
-        return;
+        return true;
     if (x86_sel_null(sel)) {
+        if (seg == X86_CS || seg == X86_SS_SEG)
+            return false;
         c->seg[seg] = x86_seg_null(sel, base);
-        return;
+        return true;
     }
     if (!x86_desc_locate(c, sel, 8, &at) || !x86_walk(c, &x->phys, at, X86_ACC_IMPLICIT, &r, &f) ||
         !x->phys.read(x, r.gpa, &raw, 8))
-        return;
+        return false;
+    if (seg == X86_CS)
+        ok = (sel & 3) == 3 && x86_check_code_return(sel, raw, 3, true, &f);
+    else if (seg == X86_SS_SEG)
+        ok = x86_check_stack(sel, raw, 3, X86_GP, &f);
+    else
+        ok = x86_check_data(sel, raw, 3, &f);
+    if (!ok)
+        return false;
     c->seg[seg] = x86_seg_parse(sel, raw, 0);
     if (seg == X86_FS || seg == X86_GS)
         c->seg[seg].base = base;
+    return true;
 }
 
-static void take_state(struct xlate *x, struct xl_space *s, const struct stub_regs *r)
+/* False: no processor could have got there; cpu is not to be used. */
+static bool take_state(struct xlate *x, struct xl_space *s, const struct stub_regs *r)
 {
     struct cpu_state *c = x->cpu;
 
+    if (!x86_canonical(r->fs_base) || !x86_canonical(r->gs_base) || !take_segment(x, X86_CS, r->cs, 0) ||
+        !take_segment(x, X86_SS_SEG, r->ss, 0) || !take_segment(x, X86_DS, r->ds, 0) ||
+        !take_segment(x, X86_ES, r->es, 0) || !take_segment(x, X86_FS, r->fs, r->fs_base) ||
+        !take_segment(x, X86_GS, r->gs, r->gs_base))
+        return false;
     memcpy(c->gpr, r->gpr, sizeof(r->gpr));
     c->rip = r->rip;
     c->rflags = (c->rflags & ~(KEPT_FLAGS | X86_FL_TF)) | (r->rflags & (KEPT_FLAGS | X86_FL_TF));
     c->seg[X86_FS].base = r->fs_base;
     c->seg[X86_GS].base = r->gs_base;
-    take_segment(x, X86_CS, r->cs, 0);
-    take_segment(x, X86_SS_SEG, r->ss, 0);
-    take_segment(x, X86_DS, r->ds, 0);
-    take_segment(x, X86_ES, r->es, 0);
-    take_segment(x, X86_FS, r->fs, r->fs_base);
-    take_segment(x, X86_GS, r->gs, r->gs_base);
     take_fpu(x, s);
+    return true;
 }
 
 /* ---- traps ---- */
@@ -315,12 +334,24 @@ static void lose(struct xl_space *s)
     xl_direct_forget(s);
 }
 
+/* Whether the guest has something near the stub's own addresses: it would not fault there. */
+static bool in_the_way(struct xlate *x)
+{
+    uint64_t entry;
+
+    return x->phys.read(x, (x->cpu->cr3 & 0xffffffffff000) + 8 * (stub_begin >> 39), &entry, 8) && (entry & 1);
+}
+
 static bool ready(struct xlate *x, struct xl_space *s)
 {
     struct xl_direct *d = &x->direct;
 
     bool tsc = x->cpu->tsc_offset != 0;
 
+    if (in_the_way(x)) {
+        d->skip = true;
+        return false;
+    }
     if (s->stub && s->tsc != tsc)
         lose(s);
     if (!s->stub)
@@ -342,10 +373,30 @@ static bool ready(struct xlate *x, struct xl_space *s)
     return true;
 }
 
+/*
+ * The stub is gone, killed by somebody or for what its guest code did to it, and with it the state of that code. Where
+ * it cannot go on from its last trap it must not: a jump to nowhere ends the guest's process (#GP).
+ */
+static void give_up(struct xlate *x, struct xl_space *s, bool untouched)
+{
+    struct xl_direct *d = &x->direct;
+
+    if (!untouched) {
+        x->cpu->rip = NOWHERE;
+        log_warn("a process with user code of the guest is gone; the guest's process gets a #GP");
+    }
+    x->st.direct_lost++;
+    d->off |= ++d->lost >= LOST_MAX;
+    lose(s);
+    s->known = false;
+    d->cur = NULL;
+}
+
 void xl_direct_run(struct xlate *x)
 {
     struct xl_direct *d = &x->direct;
     struct xl_space *s = xl_direct_space(x, true);
+    struct x86_seg before[X86_SREGS];
     struct stub_regs r = { 0 };
     struct stub_trap t;
     int err;
@@ -373,15 +424,12 @@ void xl_direct_run(struct xlate *x)
     s->used = ++d->runs;
     s->traps++;
     x->st.direct_traps++;
-    if (err) { /* what it did since the last trap is lost, and may be done again */
-        x->st.direct_lost++;
-        d->off |= ++d->lost >= LOST_MAX;
-        lose(s);
-        s->known = false;
-        d->cur = NULL;
+    memcpy(before, x->cpu->seg, sizeof(before));
+    if (err || !take_state(x, s, &r)) {
+        memcpy(x->cpu->seg, before, sizeof(before));
+        give_up(x, s, err && stub_untouched(s->stub));
         return;
     }
-    take_state(x, s, &r);
     on_trap(x, s, &t);
     xl_refresh(x);
 }
