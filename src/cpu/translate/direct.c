@@ -211,8 +211,10 @@ static void on_page_fault(struct xlate *x, struct xl_space *s, const struct stub
 {
     bool write = t->error & X86_PF_W, exec = t->error & X86_PF_I;
 
-    if (x86_canonical(t->cr2) && xl_direct_fill(x, s, t->cr2, write, exec) == MISS_RETRY)
+    if (x86_canonical(t->cr2) && xl_direct_fill(x, s, t->cr2, write, exec) == MISS_RETRY) {
+        s->fills++;
         return;
+    }
     x->st.direct_faults += !x->direct.skip;
     x->st.direct_unfit += x->direct.skip;
     x->direct.fault.due = !x->direct.skip;

@@ -33,7 +33,7 @@ struct xl_space {
     gpa_t root;
     uint64_t used;          /* when, in runs */
     unsigned wait, backoff; /* ticks before it is tried again */
-    uint32_t traps;         /* since the last tick */
+    uint32_t traps, fills;  /* since the last tick; fills: of pages that the guest has mapped */
     unsigned ncopy;         /* copies of pages that were made */
     gva_t copy[STUB_PAGES]; /* where they are mapped, by copy */
     uint32_t n, cap;        /* of page: a hash by page number */

@@ -12,6 +12,7 @@ enum {
     TICK_CYCLES = 1500000, /* less between two ticks tells nothing */
     CYCLES_IN = 120000,    /* translated: at least so many on average between two returns to user mode */
     CYCLES_OUT = 80000,    /* directly: between two traps */
+    CYCLES_FILL = 250000,  /* likewise, if most map pages that the guest has: it changes its mappings all the time */
     BACKOFF_MAX = 512,     /* ticks */
     GAIN = 4,
     LONG_BURST = 4, /* traps' worth of time, translated */
@@ -92,7 +93,8 @@ void xl_direct_tick(struct xlate *x)
         return;
     d->skip = false;
     xl_direct_place(x);
-    if (s && s->on && d->mode == ENGINE_DIRECT_AUTO && s->traps * (uint64_t)CYCLES_OUT > cycles) {
+    if (s && s->on && d->mode == ENGINE_DIRECT_AUTO &&
+        s->traps * (uint64_t)(3 * s->fills > 2 * s->traps ? CYCLES_FILL : CYCLES_OUT) > cycles) {
         s->on = false;
         x->st.direct_demotions++;
         s->backoff = s->backoff ? (s->backoff < BACKOFF_MAX ? 2 * s->backoff : BACKOFF_MAX) : 2;
@@ -110,7 +112,7 @@ void xl_direct_tick(struct xlate *x)
         }
     }
     if (s)
-        s->traps = 0;
+        s->traps = s->fills = 0;
     d->tick = now;
     d->returns = d->switches = 0;
 }
