@@ -33,6 +33,7 @@ struct xl_space {
     gpa_t root;
     uint64_t used;          /* when, in runs */
     unsigned wait, backoff; /* ticks before it is tried again */
+    unsigned churn;         /* ticks with little but fills */
     uint32_t traps, fills;  /* since the last tick; fills: of pages that the guest has mapped */
     unsigned ncopy;         /* copies of pages that were made */
     gva_t copy[STUB_PAGES]; /* where they are mapped, by copy */

@@ -13,7 +13,8 @@ enum {
     CYCLES_IN = 120000,    /* translated: at least so many on average between two returns to user mode */
     CYCLES_OUT = 80000,    /* directly: between two traps */
     CYCLES_FILL = 250000,  /* likewise, if most map pages that the guest has: it changes its mappings all the time */
-    BACKOFF_MAX = 512,     /* ticks */
+    CHURN_TICKS = 2,
+    BACKOFF_MAX = 512, /* ticks */
     GAIN = 4,
     LONG_BURST = 4, /* traps' worth of time, translated */
     SCORE_MAX = 3,
@@ -83,6 +84,15 @@ bool xl_direct_wanted(struct xlate *x)
     return d->burst_direct && suits(x);
 }
 
+/* Traps in a space since the last tick; what mostly maps pages is forgiven for a while, since starting does it too. */
+static bool too_many(struct xl_space *s, uint64_t cycles)
+{
+    bool churns = 3 * s->fills > 2 * s->traps && s->traps * (uint64_t)CYCLES_FILL > cycles;
+
+    s->churn = churns ? s->churn + 1 : 0;
+    return s->churn >= CHURN_TICKS || s->traps * (uint64_t)CYCLES_OUT > cycles;
+}
+
 void xl_direct_tick(struct xlate *x)
 {
     struct xl_direct *d = &x->direct;
@@ -93,8 +103,7 @@ void xl_direct_tick(struct xlate *x)
         return;
     d->skip = false;
     xl_direct_place(x);
-    if (s && s->on && d->mode == ENGINE_DIRECT_AUTO &&
-        s->traps * (uint64_t)(3 * s->fills > 2 * s->traps ? CYCLES_FILL : CYCLES_OUT) > cycles) {
+    if (s && s->on && d->mode == ENGINE_DIRECT_AUTO && too_many(s, cycles)) {
         s->on = false;
         x->st.direct_demotions++;
         s->backoff = s->backoff ? (s->backoff < BACKOFF_MAX ? 2 * s->backoff : BACKOFF_MAX) : 2;
