@@ -67,7 +67,8 @@ struct stub {
     uint8_t *xsave;
     _Atomic unsigned kicks;
     _Atomic bool broken;
-    bool told; /* to run */
+    bool told;   /* to run */
+    bool failed; /* the mapper could not do what it was asked for */
 };
 
 static uint8_t *ctl(struct stub *s, unsigned off)
@@ -117,12 +118,17 @@ static void await(struct stub *s, int fd)
     struct pollfd p = { .fd = fd, .events = POLLIN };
 
     while (poll(&p, 1, ALIVE_MS) <= 0)
-        if (waitpid(s->pid, NULL, WNOHANG) == s->pid) {
+        if (waitpid(s->pid, NULL, WNOHANG) != 0) {
             s->pid = 0;
             atomic_store(&s->broken, true);
             return;
         }
     listen_to(fd);
+}
+
+static void clear_error(struct stub *s)
+{
+    memset(s->mem + (STUB_RW - STUB_CTL) + RW_ERROR, 0, 8);
 }
 
 static void sync_ops(struct stub *s)
@@ -132,8 +138,10 @@ static void sync_ops(struct stub *s)
     ctl32(s, CTL_NOPS, s->nops);
     ctl32(s, CTL_GRANT, 0);
     s->nops = 0;
+    clear_error(s);
     tell(s->fd[STUB_FD_CMD]);
     await(s, s->fd[STUB_FD_DONE]);
+    s->failed |= rw(s, RW_ERROR, 8) != 0;
 }
 
 static void add(struct stub *s, struct op op)
@@ -225,6 +233,9 @@ int stub_run(struct stub *s, struct stub_regs *regs, struct stub_trap *trap)
     s->told = false;
     if (atomic_load(&s->broken))
         return -ESRCH;
+    if (s->failed)
+        return -ENOMEM;
+    clear_error(s);
     for (unsigned k = 0; k < 16; k++)
         f->r[order[k]] = regs->gpr[k];
     f->r[RIP] = regs->rip;
@@ -249,6 +260,10 @@ int stub_run(struct stub *s, struct stub_regs *regs, struct stub_trap *trap)
     if (!trapped(s, trap)) {
         atomic_store(&s->broken, true);
         return -ESRCH;
+    }
+    if (rw(s, RW_ERROR, 8)) { /* then nothing has run (or guest code has written it, and harms itself) */
+        s->failed = true;
+        return -ENOMEM;
     }
     f = s->frame;
     for (unsigned k = 0; k < 16; k++)

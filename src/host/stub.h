@@ -51,7 +51,8 @@ void stub_unmap_all(struct stub *s);
 /* The XSAVE image (standard format) that a run begins with and ends with; *size: its bytes. */
 uint8_t *stub_xsave(struct stub *s, uint32_t *size);
 /* Runs guest code until it traps. -ESRCH: the process is gone, or does not answer; regs are as they were, but it may
- * have run a while. */
+ * have run a while. -ENOMEM: nothing ran, for the host would not map or unmap what it was asked to (it has a limit of
+ * mappings); the stub is of no use any more. */
 int stub_run(struct stub *s, struct stub_regs *regs, struct stub_trap *trap);
 /* After -ESRCH: the process has run nothing of what it was to run. */
 bool stub_untouched(const struct stub *s);

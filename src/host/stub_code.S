@@ -113,6 +113,7 @@ idle:	mov $STUB_FD_CMD, %edi
 	sys __NR_read
 	cmp $8, %rax
 	jne idle
+	xor %r15d, %r15d
 	mov CTL_NOPS(%rbx), %r13d
 	lea CTL_OPS(%rbx), %r14
 1:	dec %r13d
@@ -128,12 +129,19 @@ idle:	mov $STUB_FD_CMD, %edi
 	cmp $-4095, %rax
 	jb 2f
 	mov %rax, RW_ERROR(%rbp)
+	mov $1, %r15d
 2:	add $64, %r14
 	jmp 1b
 3:	mov $STUB_FD_DONE, %edi
 	mov $STUB_FD_GRANT, %eax
 	cmpl $0, CTL_GRANT(%rbx)
 	cmovne %eax, %edi
+	mov $STUB_FD_TRAP, %ecx /* a call failed: the guest must not run */
+	test %r15d, %r15d
+	jz 4f
+	cmp %eax, %edi
+	cmove %ecx, %edi
+4:
 	lea CTL_ONE(%rbx), %rsi
 	mov $8, %edx
 	sys __NR_write

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Stub processes: each kind of trap, state in and out, hostile code; and the scan of code that may run in them. */
+#include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -118,6 +119,18 @@ static void test_page_fault(void **state)
     assert_int_equal(f->t.error & 16, 16);
 }
 
+/* What the host will not map: guest code does not run, whether or not the orders had to be sent before. */
+static void test_refused(void **state)
+{
+    struct fix *f = CODE_IS(state, "\x0f\x05");
+
+    f->r.gpr[0] = 39;
+    stub_map(f->s, DATA, PAGE, PROT_READ, 1);
+    assert_int_equal(stub_run(f->s, &f->r, &f->t), -ENOMEM);
+    assert_int_equal(f->r.rip, CODE);
+    assert_int_equal(stub_run(f->s, &f->r, &f->t), -ENOMEM);
+}
+
 static void test_exceptions(void **state)
 {
     struct fix *f = CODE_IS(state, "\x0f\x0b\xcc\xf4\xf7\xf1"); /* ud2; int3; hlt; div ecx */
@@ -211,6 +224,11 @@ static void test_hostile(void **state)
     }
     setitimer(ITIMER_REAL, &stop, NULL);
     kicked = NULL;
+    f->r = (struct stub_regs){ .rip = CODE, .rflags = 0x202, .cs = 0x33, .ss = 0x2b };
+    f->r.gpr[0] = 1; /* and it still does what it should */
+    run(f, SIGSEGV);
+    assert_int_equal(f->t.cr2, 1);
+    assert_true(lost < 64);
     print_message("%u of %u ended the stub\n", lost, 0x500);
 }
 
@@ -254,6 +272,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_system_call, setup, teardown),
         cmocka_unit_test_setup_teardown(test_page_fault, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_exceptions, setup, teardown),
         cmocka_unit_test_setup_teardown(test_kick, setup, teardown),
         cmocka_unit_test_setup_teardown(test_state, setup, teardown),

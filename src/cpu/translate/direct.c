@@ -4,13 +4,13 @@
  *
  * Every trap, be it a system call, a page fault or a kick, costs two switches between processes, as much as some ten
  * thousand instructions. So an address space starts translated; ticks find out whether it goes to the kernel rarely
- * enough, and whether that stays so. What must hold for user code to see no difference: the segments and XCR0 that
- * Linux and this host have in common, no flag that a signal handler's return would lose, no debugging. Everything else
- * is translated, as are pages with instructions that direct_scan.c knows.
+ * enough, and whether that stays so. What must hold for user code to see no difference is in direct_when.c. Everything
+ * else is translated, as are pages with instructions that direct_scan.c knows.
  *
  * A trap changes nothing but cpu: the instruction that trapped is then the interpreter's, or, after a page fault that
  * is none of the guest's, runs again.
  */
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -362,6 +362,8 @@ static bool ready(struct xlate *x, struct xl_space *s)
     if (!s->stub && stub_new(&s->stub, mem_fd(x->v->mem), tsc)) {
         s->stub = NULL;
         d->off = true;
+        log_msg(d->mode == ENGINE_DIRECT_ON ? LOG_WARN : LOG_INFO,
+                "--direct: this host gives no process for user code; all of it is translated");
         return false;
     }
     pin(x, s);
@@ -427,6 +429,13 @@ void xl_direct_run(struct xlate *x)
     s->traps++;
     x->st.direct_traps++;
     memcpy(before, x->cpu->seg, sizeof(before));
+    if (err == -ENOMEM) {
+        lose(s);
+        s->on = false;
+        s->wait = s->backoff = XL_BACKOFF_MAX;
+        d->skip = true;
+        return;
+    }
     if (err || !take_state(x, s, &r)) {
         memcpy(x->cpu->seg, before, sizeof(before));
         give_up(x, s, err && stub_untouched(s->stub));

@@ -10,6 +10,7 @@
 #include "host/stub.h"
 
 enum { XL_SPACES = 6, XL_FRAME_BITS = 1 << 16 };
+enum { XL_BACKOFF_MAX = 512 }; /* ticks */
 enum { XL_PATCHES = 64, XL_FOREIGN = 1024 };
 enum { XL_SEL_CODE64 = 0x33, XL_SEL_DATA = 0x2b }; /* Linux's selectors of user code, in guest and host */
 

@@ -212,7 +212,9 @@ static bool code_fits(struct xlate *x, const struct xl_space *s, gva_t lin, gpa_
     p->code.known = known;
     if (x86_walk(x->cpu, &x->phys, lin - PAGE_SIZE, X86_ACC_USER | X86_ACC_EXEC | X86_ACC_PROBE, &r, &f))
         p->code.before = (const uint8_t *)mem_frame_get(x->v->mem, r.gpa & PAGE_MASK);
-    return xl_direct_scan(&p->code) && seams_fit(x, s, lin, p->code.page);
+    bool fits = xl_direct_scan(&p->code) && seams_fit(x, s, lin, p->code.page);
+    p->code.known = NULL;
+    return fits;
 }
 
 /*

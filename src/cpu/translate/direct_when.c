@@ -14,20 +14,19 @@ enum {
     CYCLES_OUT = 80000,    /* directly: between two traps */
     CYCLES_FILL = 250000,  /* likewise, if most map pages that the guest has: it changes its mappings all the time */
     CHURN_TICKS = 2,
-    BACKOFF_MAX = 512, /* ticks */
     GAIN = 4,
     LONG_BURST = 4, /* traps' worth of time, translated */
     SCORE_MAX = 3,
 };
 #define BAD_FLAGS ((uint64_t)(X86_FL_TF | X86_FL_IOPL | X86_FL_VM | X86_FL_VIF | X86_FL_VIP))
 
-/* What a stub could not reproduce is translated. */
 /* A selector that the host knows too: Linux's of data, or none. */
 static bool common(const struct x86_seg *s)
 {
     return s->sel == 0 || s->sel == XL_SEL_DATA;
 }
 
+/* What a stub could not reproduce is translated. */
 static bool suits(const struct xlate *x)
 {
     const struct cpu_state *c = x->cpu;
@@ -106,7 +105,7 @@ void xl_direct_tick(struct xlate *x)
     if (s && s->on && d->mode == ENGINE_DIRECT_AUTO && too_many(s, cycles)) {
         s->on = false;
         x->st.direct_demotions++;
-        s->backoff = s->backoff ? (s->backoff < BACKOFF_MAX ? 2 * s->backoff : BACKOFF_MAX) : 2;
+        s->backoff = s->backoff ? (s->backoff < XL_BACKOFF_MAX ? 2 * s->backoff : XL_BACKOFF_MAX) : 2;
         s->wait = s->backoff;
     } else if (s && s->on) {
         s->backoff -= s->backoff > 0;
