@@ -447,7 +447,7 @@ static void cook(const struct decoded *d, struct x86_insn *out)
     }
 }
 
-/* REX.B makes 90 an XCHG, also behind F3, where Zydis sees PAUSE: decodes without the F3. */
+/* REX.B makes 90 an XCHG, on AMD also behind F3, where Zydis sees PAUSE: decodes without the F3. */
 static enum x86_decode_status decode_xchg(const struct decoded *d, const uint8_t *bytes, struct x86_insn *out)
 {
     uint8_t b[15];
@@ -478,7 +478,7 @@ enum x86_decode_status x86_decode(const uint8_t *bytes, unsigned avail, enum x86
     if (!ZYAN_SUCCESS(st) || !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&dec, &ctx, &d.i, d.op, ZYDIS_MAX_OPERAND_COUNT)))
         return X86_DECODE_UD;
     d.mode = mode;
-    if (d.i.mnemonic == ZYDIS_MNEMONIC_PAUSE && d.i.raw.rex.B)
+    if (d.i.mnemonic == ZYDIS_MNEMONIC_PAUSE && d.i.raw.rex.B && !__builtin_cpu_is("intel"))
         return decode_xchg(&d, bytes, out);
     cook(&d, out);
     return X86_DECODE_OK;

@@ -62,6 +62,8 @@ static bool unfit(const struct gen_insn *i)
     case ZYDIS_CATEGORY_XSAVE:
     case ZYDIS_CATEGORY_DECIMAL: /* the flags they leave undefined do differ */
         return true;
+    case ZYDIS_CATEGORY_ROTATE: /* likewise Intel's by form: counts in an immediate or in CL */
+        return __builtin_cpu_is("intel");
     default:
         break;
     }

@@ -6,9 +6,11 @@
 #include <string.h>
 
 #include "insn.h"
+#include "partial.h"
 #include "x86/fault.h"
 
 #define TASK_SIZE_MAX 0x7ffffffff000UL
+#define FIP_MASK 0xffffffffffffUL /* how many bits are kept depends on the model */
 
 static const char *const reg_name[16] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                           "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15" };
@@ -61,74 +63,27 @@ static void cmp_fpu(struct diff *d, const struct x86_fpu *a, const struct x86_fp
     cmp(d, "fcw", a->fcw, b->fcw);
     cmp(d, "fsw", a->fsw, b->fsw);
     cmp(d, "ftw", a->ftw, b->ftw);
-    cmp(d, "mxcsr", a->mxcsr, b->mxcsr);
     if (pointers || (a->fsw & 0x80)) { /* AMD keeps them only with an exception pending */
         cmp(d, "fop", a->fop, b->fop);
-        cmp(d, "fip", a->fip, b->fip);
-        cmp(d, "fdp", a->fdp, b->fdp);
+        cmp(d, "fip", a->fip & FIP_MASK, b->fip & FIP_MASK);
+        if (!__builtin_cpu_is("intel")) /* what it is without a memory operand depends on the model */
+            cmp(d, "fdp", a->fdp, b->fdp);
     }
     for (unsigned i = 0; i < 8; i++) {
         snprintf(name, sizeof(name), "st%u", i);
         cmp_bytes(d, name, a->st[i], b->st[i], 10);
     }
-    for (unsigned i = 0; i < 32; i++) {
-        snprintf(name, sizeof(name), "vec%u", i);
-        cmp_bytes(d, name, a->vec[i], b->vec[i], 64);
-    }
     for (unsigned i = 0; i < 8; i++)
         cmp(d, "k", a->k[i], b->k[i]);
 }
 
-/* What an instruction that faults may have done already: it differs by model, and the restart makes it harmless. */
-enum { PARTIAL_MEM = 1, PARTIAL_GPR = 2, PARTIAL_FLAGS = 4 };
-
-static unsigned partial(const struct insn_case *c)
+static void cmp_vec(struct diff *d, const struct x86_fpu *a, const struct x86_fpu *b)
 {
-    ZydisDecoder dec;
-    ZydisDecodedInstruction z;
+    char name[8];
 
-    ZydisDecoderInit(&dec, c->mode32 ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
-                     c->mode32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&dec, NULL, c->code, c->code_len, &z)))
-        return 0;
-    if (z.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
-        return PARTIAL_MEM;
-    switch ((int)z.mnemonic) {
-    case ZYDIS_MNEMONIC_IRET:
-    case ZYDIS_MNEMONIC_IRETD:
-    case ZYDIS_MNEMONIC_IRETQ:
-    case ZYDIS_MNEMONIC_LDS:
-    case ZYDIS_MNEMONIC_LES:
-    case ZYDIS_MNEMONIC_LSS:
-    case ZYDIS_MNEMONIC_LFS:
-    case ZYDIS_MNEMONIC_LGS:
-        return PARTIAL_MEM;
-    case ZYDIS_MNEMONIC_POPA:
-    case ZYDIS_MNEMONIC_POPAD:
-        return PARTIAL_GPR;
-    case ZYDIS_MNEMONIC_CMPSB:
-    case ZYDIS_MNEMONIC_CMPSW:
-    case ZYDIS_MNEMONIC_CMPSD:
-    case ZYDIS_MNEMONIC_CMPSQ:
-    case ZYDIS_MNEMONIC_SCASB:
-    case ZYDIS_MNEMONIC_SCASW:
-    case ZYDIS_MNEMONIC_SCASD:
-    case ZYDIS_MNEMONIC_SCASQ: /* SDM: as before the instruction; AMD: after the last iteration */
-        return PARTIAL_FLAGS;
-    case ZYDIS_MNEMONIC_PUSHA:
-    case ZYDIS_MNEMONIC_PUSHAD:
-    case ZYDIS_MNEMONIC_ENTER:
-    case ZYDIS_MNEMONIC_FXSAVE:
-    case ZYDIS_MNEMONIC_FXSAVE64:
-    case ZYDIS_MNEMONIC_FNSAVE:
-    case ZYDIS_MNEMONIC_FNSTENV:
-    case ZYDIS_MNEMONIC_FLDENV:
-    case ZYDIS_MNEMONIC_FRSTOR:
-    case ZYDIS_MNEMONIC_FXRSTOR:
-    case ZYDIS_MNEMONIC_FXRSTOR64:
-        return PARTIAL_MEM;
-    default:
-        return 0;
+    for (unsigned i = 0; i < 32; i++) {
+        snprintf(name, sizeof(name), "vec%u", i);
+        cmp_bytes(d, name, a->vec[i], b->vec[i], 64);
     }
 }
 
@@ -164,24 +119,29 @@ bool insn_equal(const struct insn_compare *o, const struct insn_case *c, const s
         snprintf(v->text, sizeof(v->text), "%s%s", a->text, b->text);
         return a->status == b->status;
     }
+    if (insn_other_fault(c, a, b))
+        return true;
     cmp(&d, "vector", a->vector, b->vector);
     if (a->vector == X86_PF && a->cr2 >= TASK_SIZE_MAX) { /* Linux says P there, whatever the page tables say */
         ea |= X86_PF_P;
         eb |= X86_PF_P;
     }
     cmp(&d, "rip", a->out.rip, b->out.rip);
-    unsigned part = a->out.rip == c->in.rip ? partial(c) : 0;
+    unsigned part = insn_partial(c, a);
 
     if (a->vector == X86_PF && (part & PARTIAL_MEM)) { /* one item lies on a page, another on a missing one */
         ea |= X86_PF_P;
         eb |= X86_PF_P;
     }
     cmp(&d, "error", ea, eb);
-    if (!(part & PARTIAL_MEM) || a->cr2 - b->cr2 + 512 > 1024) /* which of the items came first */
+    if (part & PARTIAL_CR2)
+        cmp(&d, "cr2", a->cr2 & PAGE_MASK, b->cr2 & PAGE_MASK);
+    else if (!(part & PARTIAL_MEM) || a->cr2 - b->cr2 + 512 > 1024) /* which of the items came first */
         cmp(&d, "cr2", a->cr2, b->cr2);
     for (unsigned i = 0; i < (c->mode32 ? 8U : 16U) && !(part & PARTIAL_GPR); i++) {
         /* upper halves are undefined in and after compatibility mode; in fact only that of RSP changes */
-        uint64_t mask = c->mode32 || (i == X86_RSP && a->out.sreg[X86_CS] != 0x33) ? 0xffffffff : ~0UL;
+        bool half = c->mode32 || (i == X86_RSP && a->out.sreg[X86_CS] != 0x33) || (part & PARTIAL_UPPER);
+        uint64_t mask = half ? 0xffffffff : ~0UL;
 
         cmp(&d, reg_name[i], a->out.gpr[i] & mask, b->out.gpr[i] & mask);
     }
@@ -189,6 +149,8 @@ bool insn_equal(const struct insn_compare *o, const struct insn_case *c, const s
         fl &= ~insn_flags_undefined(c);
     if (part & PARTIAL_FLAGS)
         fl &= ~(uint64_t)X86_FL_ARITH;
+    if (part & PARTIAL_RF)
+        fl &= ~(uint64_t)X86_FL_RF;
     if (fl)
         differ(&d, "rflags", a->out.rflags, b->out.rflags);
     for (unsigned i = 0; i < 6; i++)
@@ -196,6 +158,10 @@ bool insn_equal(const struct insn_compare *o, const struct insn_case *c, const s
     cmp(&d, "fs_base", a->out.fs_base, b->out.fs_base);
     cmp(&d, "gs_base", a->out.gs_base, b->out.gs_base);
     cmp_fpu(&d, &a->out.fpu, &b->out.fpu, o->fpu_pointers);
+    if (!(part & PARTIAL_MXCSR))
+        cmp(&d, "mxcsr", a->out.fpu.mxcsr, b->out.fpu.mxcsr);
+    if (!(part & PARTIAL_VECTORS))
+        cmp_vec(&d, &a->out.fpu, &b->out.fpu);
     if (!(part & PARTIAL_MEM))
         cmp_mem(&d, a, b);
     return !d.found;

@@ -35,7 +35,7 @@ static uint64_t xgetbv0(void)
     return a | (uint64_t)d << 32;
 }
 
-void insn_host_probe(struct insn_host *h)
+void insn_host_probe(struct insn_host *h, bool avx512)
 {
     uint32_t a, b, c, d;
     uint8_t fx[512] __attribute__((aligned(16)));
@@ -58,7 +58,7 @@ void insn_host_probe(struct insn_host *h)
     uint64_t xcr0 = xgetbv0();
 
     for (unsigned i = 0; i < ARRAY_LEN(comp); i++) {
-        if (!(xcr0 >> comp[i].comp & 1))
+        if (!(xcr0 >> comp[i].comp & 1) || (comp[i].comp >= 5 && !avx512))
             continue;
         __cpuid_count(0xd, comp[i].comp, a, b, c, d);
         *comp[i].off = b;

@@ -105,7 +105,8 @@ struct insn_host {
     uint32_t mxcsr_mask;
     bool fsgsbase, compat32;
 };
-void insn_host_probe(struct insn_host *h);
+/* avx512: its state is part of a case; else that is as after reset. */
+void insn_host_probe(struct insn_host *h, bool avx512);
 
 /* Zeroed and aligned as states want it; free() it. NULL when there is no memory. */
 void *insn_alloc(size_t size);

@@ -62,6 +62,7 @@ void isa_and_model(struct isa *i)
     i->fec &= le.ecx;
     i->fed &= le.edx;
     i->fe8b &= l8.ebx;
+    i->os_avx512 &= i->f7b >> 16 & 1;
 }
 
 enum isa_word { W1C, W1D, W7B, W7C, W7D, W71A, WD1A, WEC, WED, WE8B, WALWAYS };
@@ -229,6 +230,7 @@ static const struct {
     { ZYDIS_MNEMONIC_RDPID, "which CPU" },
     { ZYDIS_MNEMONIC_RDPRU, "counters" },
     { ZYDIS_MNEMONIC_CPUID, "policy of the engine" },
+    { ZYDIS_MNEMONIC_XGETBV, "policy of the engine" },
     { ZYDIS_MNEMONIC_SYSCALL, "leaves CPL 3" },
     { ZYDIS_MNEMONIC_SYSENTER, "leaves CPL 3" },
     { ZYDIS_MNEMONIC_SYSEXIT, "differs by vendor in long mode" },

@@ -266,10 +266,10 @@ static void summary(const struct run *r)
 
 static int setup(struct run *r)
 {
-    insn_host_probe(&r->host);
     isa_from_host(&r->isa);
     if (strcmp(r->o.engine, "host"))
         isa_and_model(&r->isa);
+    insn_host_probe(&r->host, r->isa.os_avx512);
     watch_start();
     r->a = insn_host_new(&r->host);
     r->b = !strcmp(r->o.engine, "host") ? insn_host_new(&r->host) : insn_engine_new(r->o.engine, &r->host);

@@ -258,6 +258,25 @@ static void test_xsave_refused(void **state)
     VM_FAULT(t, X86_NM, 0, 0, "\x0f\xae\x23");
 }
 
+static void test_xgetbv(void **state)
+{
+    struct im *t = *state;
+    struct cpu_state *c = im_edit(t);
+
+    c->gpr[X86_RAX] = c->gpr[X86_RDX] = ~0UL;
+    c->gpr[X86_RCX] = 0;
+    im_done(t);
+    VM_OK(t, "\x0f\x01\xd0");
+    assert_int_equal(t->c->gpr[X86_RAX], t->c->xcr0);
+    assert_int_equal(t->c->gpr[X86_RDX], 0);
+    im_edit(t)->gpr[X86_RCX] = 2; /* there is 1 on some */
+    im_done(t);
+    VM_FAULT(t, X86_GP, 1, 0, "\x0f\x01\xd0");
+    im_edit(t)->cr4 &= ~X86_CR4_OSXSAVE;
+    im_done(t);
+    VM_FAULT(t, X86_UD, 0, 0, "\x0f\x01\xd0");
+}
+
 /* A save whose second page is missing writes nothing. */
 static void test_xsave_page(void **state)
 {
@@ -425,9 +444,13 @@ static void test_16bit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_fxsave_as_host), TEST(test_fxsave_round_trip), TEST(test_xsave_as_host), TEST(test_xrstor_init),
-        TEST(test_xsave_refused),  TEST(test_xsave_page),        TEST(test_mxcsr),         TEST(test_environment),
-        TEST(test_fnsave),         TEST(test_mmx_aliases),       TEST(test_32bit),         TEST(test_16bit),
+        TEST(test_fxsave_as_host), TEST(test_fxsave_round_trip),
+        TEST(test_xsave_as_host),  TEST(test_xrstor_init),
+        TEST(test_xsave_refused),  TEST(test_xgetbv),
+        TEST(test_xsave_page),     TEST(test_mxcsr),
+        TEST(test_environment),    TEST(test_fnsave),
+        TEST(test_mmx_aliases),    TEST(test_32bit),
+        TEST(test_16bit),
     };
 
     return ENGINE_TESTS_RUN("vector_state", tests);

@@ -88,8 +88,13 @@ static void fn_mov_from_seg(struct interp *m, const struct uop *u)
 static void fn_push_seg(struct interp *m, const struct uop *u)
 {
     struct sys_stack s = sys_stack_current(m);
+    unsigned size = u->i.osz;
 
-    sys_push(m, u, &s, u->i.osz, m->c.seg[u->i.r0].sel);
+    if (size == 4 && m->v->model->vendor == X86_VENDOR_INTEL) { /* leaves the upper half alone */
+        s.sp -= 2;
+        size = 2;
+    }
+    sys_push(m, u, &s, size, m->c.seg[u->i.r0].sel);
     sys_stack_commit_sp(m, &s);
     sys_done(m, u);
 }

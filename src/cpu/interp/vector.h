@@ -54,7 +54,9 @@ struct vec_op {
     bool vex;       /* not a legacy encoding */
     uint16_t fop;
     uint16_t code_len;
-    uint32_t handler; /* 1: the code is a handler from vector_fast.c (no padding: ops are compared as bytes) */
+    bool handler; /* the code is one from vector_fast.c */
+    bool no_ac;   /* knows no #AC */
+    uint16_t pad; /* zero: ops are compared as bytes */
 };
 _Static_assert(sizeof(struct vec_op) == 32, "no padding");
 

@@ -58,7 +58,7 @@ static uint8_t required_align(const struct vec_insn *d, unsigned size)
     case ZYDIS_MNEMONIC_PCMPISTRM:
         return 1;
     default:
-        if (d->i.meta.isa_set == ZYDIS_ISA_SET_SHA) /* differs between makers: the host decides */
+        if (d->i.meta.isa_set == ZYDIS_ISA_SET_SHA && !__builtin_cpu_is("intel")) /* AMD does not mind */
             return 1;
         return d->i.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && size == 16 ? 16 : 1;
     }
@@ -253,6 +253,7 @@ bool vec_classify(const struct vec_insn *d, struct vec_op *op)
     *op = (struct vec_op){ .gate = (uint8_t)vec_isa_gate(d), .kind = VEC_REG, .align = 1 };
     op->vex = d->i.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY;
     op->x87 = op->gate <= VEC_GATE_MMX || uses_class(d, ZYDIS_REGCLASS_MMX);
+    op->no_ac = d->i.meta.isa_set == ZYDIS_ISA_SET_F16C && __builtin_cpu_is("intel");
     op->waits =
         op->gate <= VEC_GATE_MMX && d->i.mnemonic != ZYDIS_MNEMONIC_FNSTCW && d->i.mnemonic != ZYDIS_MNEMONIC_FNSTSW;
     if (op->gate == VEC_GATE_X87 && !is_x87_control(d->i.mnemonic)) {

@@ -12,6 +12,12 @@
 enum { BOUNCE = 64 + 64 + 64 };
 #define DR6_BS (1U << 14)
 
+/* Masked, gathered and scattered elements know no #AC. */
+static enum tlb_ctx element_ctx(const struct interp *m)
+{
+    return m->ctx == TLB_USER_AC ? TLB_USER : m->ctx;
+}
+
 /* ---- plain operands ---- */
 
 /* Alignment comes before the page walk. An AMD guest may have lifted it for loads that compute (MXCSR.MM). */
@@ -23,8 +29,11 @@ static void check_align(struct interp *m, const struct uop *u, const struct vec_
         interp_gp(m, u, 0);
 }
 
+/* Intel checks nothing that is larger than 8 bytes. */
 void vec_check_ac(struct interp *m, const struct uop *u, gva_t lin, unsigned align)
 {
+    if (align > 8 && m->v->model->vendor == X86_VENDOR_INTEL)
+        return;
     if (m->ctx == TLB_USER_AC && (lin & (align - 1)) && (m->mode != X86_MODE_64 || x86_canonical(lin + align)))
         interp_raise_vec(m, u, X86_AC, 0);
 }
@@ -62,10 +71,23 @@ static void store_x87_bounced(struct interp *m, const struct uop *u, const struc
     m->vec->live = true;
 }
 
+/* Of the x87's TOP; a store from an MMX register does that on Intel's processors even if it faults. */
+static void clear_top(const struct interp *m, const struct vec_op *op)
+{
+    uint16_t env[14];
+
+    if (op->kind != VEC_STORE || op->gate != VEC_GATE_MMX || m->v->model->vendor != X86_VENDOR_INTEL)
+        return;
+    __asm__ volatile("fnstenv %0" : "=m"(env));
+    env[2] &= 0xc7ff;
+    __asm__ volatile("fldenv %0" : : "m"(env));
+}
+
 void vec_before_segment(struct interp *m, const struct uop *u, const struct vec_op *op)
 {
     if (op->x87)
         vec_check_pending(m, u, op);
+    clear_top(m, op);
     check_align(m, u, op, interp_ea_off(m, u) + m->c.seg[u->i.seg].base);
 }
 
@@ -75,10 +97,12 @@ void vec_mem_slow(struct interp *m, const struct uop *u, gva_t lin)
     const struct vec_op *op = vec_op_of(u);
     void *host;
     bool store = op->kind == VEC_STORE;
+    enum tlb_ctx ctx = op->no_ac ? element_ctx(m) : m->ctx;
 
     vec_check_pending(m, u, op);
+    clear_top(m, op);
     check_align(m, u, op, lin);
-    if (m->mode != X86_MODE_64 || x86_canonical(lin + op->msize - 1U)) /* else #GP comes first */
+    if (!op->no_ac && (m->mode != X86_MODE_64 || x86_canonical(lin + op->msize - 1U))) /* else #GP comes first */
         vec_check_ac(m, u, lin, op->msize == 10 ? 8 : op->msize > 16 ? 16 : op->msize);
     host = interp_host(m, u, lin, op->msize, store);
     if (host) {
@@ -86,15 +110,15 @@ void vec_mem_slow(struct interp *m, const struct uop *u, gva_t lin)
         if (store)
             interp_host_stored(m, lin, op->msize);
     } else if (store) {
-        interp_probe_write(m, u, m->ctx, lin, op->msize);
+        interp_probe_write(m, u, ctx, lin, op->msize);
         if (op->x87) {
             store_x87_bounced(m, u, op, lin, at);
             return;
         }
         op->stub(m, u, at);
-        interp_write(m, u, m->ctx, lin, at, op->msize);
+        interp_write(m, u, ctx, lin, at, op->msize);
     } else {
-        interp_read(m, u, m->ctx, lin, at, op->msize);
+        interp_read(m, u, ctx, lin, at, op->msize);
         op->stub(m, u, at);
     }
 }
@@ -128,12 +152,6 @@ static uint64_t element_mask(const struct interp *m, const struct vec_op *op)
     for (unsigned k = 0; k < op->dcount; k++)
         out |= (bits >> k & 1) << (k % op->count);
     return out;
-}
-
-/* Masked, gathered and scattered elements know no #AC. */
-static enum tlb_ctx element_ctx(const struct interp *m)
-{
-    return m->ctx == TLB_USER_AC ? TLB_USER : m->ctx;
 }
 
 static gva_t element_lin(struct interp *m, const struct uop *u, uint64_t off, unsigned len, bool write)

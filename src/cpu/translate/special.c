@@ -124,7 +124,7 @@ static bool pause_insn(struct trans *t)
 {
     struct xrec *r;
 
-    if ((t->i->attributes & ZYDIS_ATTRIB_HAS_REX) && t->i->raw.rex.B) /* XCHG R8, RAX */
+    if ((t->i->attributes & ZYDIS_ATTRIB_HAS_REX) && t->i->raw.rex.B) /* AMD: XCHG R8, RAX */
         return false;
     r = tr_rec(t, X_PAUSE, t->next);
     em_bytes(&t->e, "\xf3\x90", 2);
