@@ -248,7 +248,6 @@ static bool fits(const char *code, size_t len, unsigned at, const uint16_t *know
 
 static void test_scan(void **state)
 {
-    static const uint8_t left[PAGE] = { [PAGE - 1] = 0x0f };
     const uint16_t at = 1000;
 
     (void)state;
@@ -266,8 +265,31 @@ static void test_scan(void **state)
     assert_true(FITS("\x48\xc7\xc0\x0f\xa2\x00\x00"));
     assert_false(fits("\x0f\xa2", 2, 0, NULL, 0));
     assert_true(fits("\x0f\xa2", 2, 1000, &at, 1)); /* it can be patched */
-    assert_false(xl_direct_seam(left, (const uint8_t[]){ 0xa2, 0 }, true));
-    assert_true(xl_direct_seam(left, (const uint8_t[]){ 0xaf, 0 }, true));
+}
+
+/* What begins on one page and ends on the next. */
+static void test_seam(void **state)
+{
+    static uint8_t left[PAGE], right[PAGE];
+
+    (void)state;
+    memset(left, 0x90, sizeof(left));
+    left[PAGE - 1] = 0x0f;
+    right[0] = 0xa2; /* CPUID */
+    assert_false(xl_direct_seam(left, right, true));
+    right[0] = 0xaf;
+    assert_true(xl_direct_seam(left, right, true));
+    right[0] = 0xa2;
+    left[PAGE - 2] = 0xe8; /* a displacement */
+    assert_true(xl_direct_seam(left, right, true));
+    memcpy(left + PAGE - 2, "\x0f\x01", 2);
+    right[0] = 0xf9; /* RDTSCP */
+    assert_false(xl_direct_seam(left, right, true));
+    right[0] = 0xd9; /* VMMCALL, which counts anywhere */
+    left[PAGE - 3] = 0xe8;
+    assert_false(xl_direct_seam(left, right, true));
+    right[0] = 0xf9;
+    assert_true(xl_direct_seam(left, right, true));
 }
 
 int main(void)
@@ -281,6 +303,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_state, setup, teardown),
         cmocka_unit_test_setup_teardown(test_hostile, setup, teardown),
         cmocka_unit_test(test_scan),
+        cmocka_unit_test(test_seam),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -296,7 +296,7 @@ static struct tblock *make(struct xlate *x, gva_t lin, gpa_t gpa, unsigned kind)
     struct tblock *b, **p;
 
     xl_vectors_save(x);
-    if (!s.host)
+    if (!s.host || (!(kind & KIND_SPLIT) && kind_ctx(kind) == CTX_USER && xl_direct_cold(x, gpa)))
         return NULL;
     if ((lin & ~PAGE_MASK) > PAGE_SIZE - 15) {
         s.gpa2 = next_page(x, lin);

@@ -352,6 +352,7 @@ static bool ready(struct xlate *x, struct xl_space *s)
 
     if (in_the_way(x)) {
         d->skip = true;
+        d->unfit = 0;
         return false;
     }
     if (s->stub && s->tsc != tsc)
@@ -434,6 +435,7 @@ void xl_direct_run(struct xlate *x)
         s->on = false;
         s->wait = s->backoff = XL_BACKOFF_MAX;
         d->skip = true;
+        d->unfit = 0;
         return;
     }
     if (err || !take_state(x, s, &r)) {

@@ -9,7 +9,7 @@
 #include "cpu/translate/softtlb.h"
 #include "host/stub.h"
 
-enum { XL_SPACES = 6, XL_FRAME_BITS = 1 << 16 };
+enum { XL_SPACES = 6, XL_FRAME_BITS = 1 << 16, XL_VISITS = 1 << 15, XL_SCANS = 1024 };
 enum { XL_BACKOFF_MAX = 512 }; /* ticks */
 enum { XL_PATCHES = 64, XL_FOREIGN = 1024 };
 enum { XL_SEL_CODE64 = 0x33, XL_SEL_DATA = 0x2b }; /* Linux's selectors of user code, in guest and host */
@@ -21,6 +21,14 @@ struct xl_direct_page {
     bool used, write, exec, large, huge;
     bool copy; /* a patched copy of code is mapped */
 };
+
+/* What direct_scan.c said of a page of code without patches. */
+struct xl_scanned {
+    gpa_t page, before; /* before: the page that runs into it, or NO_GPA */
+    uint8_t verdict;    /* of enum xl_verdict */
+    bool xsave;
+};
+enum xl_verdict { SCAN_NONE, SCAN_FITS, SCAN_UNFIT };
 
 /* An address space that user code runs in directly, or did. */
 struct xl_space {
@@ -44,8 +52,15 @@ struct xl_space {
 
 struct xl_direct {
     enum engine_direct mode;
-    bool off;  /* the host cannot do it, or it went wrong too often */
-    bool skip; /* what runs now must be translated, until the next way into the kernel or tick */
+    bool off;    /* the host cannot do it, or it went wrong too often */
+    bool skip;   /* what runs now must be translated, until the next way into the kernel or tick */
+    gva_t unfit; /* skip: for the code on this page, or 0 */
+    /* Until the next way into the kernel: code was met that is not translated, and it runs directly (cold), or it has
+     * been met before, and all that follows is translated (warm). */
+    bool cold, warm;
+    gpa_t cold_root;           /* where code was last found that is not translated */
+    unsigned cold_blocks;      /* how many */
+    uint8_t visits[XL_VISITS]; /* to code that is not translated, by address, hashed */
     unsigned lost;
     int cpu;        /* that this thread is kept on; -1: none */
     unsigned loose; /* runs before it may be kept on one again */
@@ -68,13 +83,16 @@ struct xl_direct {
         bool due, write, exec;
         gva_t lin;
     } fault;
-    gpa_t foreign[XL_FOREIGN]; /* of opcodes in user code that have to trap */
+    struct xl_scanned scanned[XL_SCANS]; /* by page number */
+    gpa_t foreign[XL_FOREIGN];           /* of opcodes in user code that have to trap */
     unsigned nforeign;
     uint64_t frames[XL_FRAME_BITS / 64]; /* frames that may be mapped somewhere, hashed */
 };
 
 /* direct_when.c: whether cpu's user code is to run directly now. */
 bool xl_direct_wanted(struct xlate *x);
+/* Whether code at gpa that is not translated is to run directly instead; then the above says so too. */
+bool xl_direct_cold(struct xlate *x, gpa_t gpa);
 void xl_direct_tick(struct xlate *x);
 
 /* direct.c */
@@ -93,6 +111,8 @@ bool xl_direct_foreign(unsigned mnemonic);
 struct xl_space *xl_direct_space(struct xlate *x, bool make);
 /* After a page fault of the stub. RETRY: mapped. STEP: the guest's own, or for the interpreter. */
 enum xl_miss xl_direct_fill(struct xlate *x, struct xl_space *s, gva_t lin, bool write, bool exec);
+/* Whether the page of code at gpa is known not to suit. */
+bool xl_direct_unfit(const struct xlate *x, gpa_t gpa);
 /* Before s runs: what was flushed since. */
 void xl_direct_refresh(struct xlate *x, struct xl_space *s);
 /* Notes that nothing is mapped; if there is a stub, it hears of it. */

@@ -198,10 +198,36 @@ static struct place *want(struct place *p, gva_t lin, bool write, bool exec)
     return p;
 }
 
+static struct xl_scanned *scanned(struct xlate *x, gpa_t gpa)
+{
+    return &x->direct.scanned[(gpa >> PAGE_SHIFT) % XL_SCANS];
+}
+
+bool xl_direct_unfit(const struct xlate *x, gpa_t gpa)
+{
+    const struct xl_scanned *e = &x->direct.scanned[(gpa >> PAGE_SHIFT) % XL_SCANS];
+
+    return e->verdict == SCAN_UNFIT && e->page == (gpa & PAGE_MASK);
+}
+
+/* Scanning takes some microseconds; new processes bring the same pages. */
+static bool scan(struct xlate *x, gpa_t before, gpa_t gpa, struct xl_code_page *c)
+{
+    struct xl_scanned *e = scanned(x, gpa), now = { .page = gpa, .before = before, .xsave = c->xsave };
+
+    if (e->verdict && e->page == gpa && e->before == before && e->xsave == c->xsave)
+        return e->verdict == SCAN_FITS;
+    now.verdict = xl_direct_scan(c) ? SCAN_FITS : SCAN_UNFIT;
+    if (!c->nknown || now.verdict == SCAN_UNFIT)
+        *e = now;
+    return now.verdict == SCAN_FITS;
+}
+
 static bool code_fits(struct xlate *x, const struct xl_space *s, gva_t lin, gpa_t gpa, struct place *p)
 {
     const struct xl_direct *d = &x->direct;
     uint16_t known[XL_PATCHES];
+    gpa_t before = NO_GPA;
     struct x86_xlate r;
     struct x86_fault f;
 
@@ -210,11 +236,22 @@ static bool code_fits(struct xlate *x, const struct xl_space *s, gva_t lin, gpa_
         if ((d->foreign[k] & PAGE_MASK) == gpa && p->code.nknown < XL_PATCHES)
             known[p->code.nknown++] = (uint16_t)(d->foreign[k] & ~PAGE_MASK);
     p->code.known = known;
-    if (x86_walk(x->cpu, &x->phys, lin - PAGE_SIZE, X86_ACC_USER | X86_ACC_EXEC | X86_ACC_PROBE, &r, &f))
-        p->code.before = (const uint8_t *)mem_frame_get(x->v->mem, r.gpa & PAGE_MASK);
-    bool fits = xl_direct_scan(&p->code) && seams_fit(x, s, lin, p->code.page);
+    if (x86_walk(x->cpu, &x->phys, lin - PAGE_SIZE, X86_ACC_USER | X86_ACC_EXEC | X86_ACC_PROBE, &r, &f)) {
+        before = r.gpa & PAGE_MASK;
+        p->code.before = (const uint8_t *)mem_frame_get(x->v->mem, before);
+    }
+    bool fits = scan(x, before, gpa, &p->code) && seams_fit(x, s, lin, p->code.page);
     p->code.known = NULL;
     return fits;
+}
+
+static void forget_scan(struct xlate *x, gpa_t gpa, bool before)
+{
+    for (struct xl_scanned *e = x->direct.scanned; before && e < x->direct.scanned + XL_SCANS; e++)
+        if (e->before == gpa)
+            e->verdict = SCAN_NONE;
+    if (scanned(x, gpa)->page == gpa)
+        scanned(x, gpa)->verdict = SCAN_NONE;
 }
 
 /*
@@ -252,6 +289,7 @@ static bool place_of(struct xlate *x, const struct xl_space *s, struct place *p)
         mem_code_mark(m, gpa, PAGE_SIZE);
         if (!code_fits(x, s, lin, gpa, p)) {
             x->direct.skip = true;
+            x->direct.unfit = lin;
             return false;
         }
     }
@@ -359,6 +397,7 @@ void xl_direct_drop(struct xlate *x)
 {
     x->direct.cur = NULL;
     x->direct.nforeign = 0;
+    memset(x->direct.scanned, 0, sizeof(x->direct.scanned));
     for (unsigned k = 0; k < XL_SPACES; k++)
         if (x->direct.space[k].known)
             forget_all(x, &x->direct.space[k]);
@@ -412,8 +451,10 @@ void xl_direct_note(struct xlate *x, gpa_t gpa)
     for (unsigned k = 0; k < d->nforeign; k++)
         if (d->foreign[k] == gpa)
             return;
-    if (d->nforeign < XL_FOREIGN)
-        d->foreign[d->nforeign++] = gpa;
+    if (d->nforeign == XL_FOREIGN)
+        return;
+    d->foreign[d->nforeign++] = gpa;
+    forget_scan(x, gpa & PAGE_MASK, false);
 }
 
 void xl_direct_drop_frame(struct xlate *x, gpa_t gpa, bool written)
@@ -424,8 +465,10 @@ void xl_direct_drop_frame(struct xlate *x, gpa_t gpa, bool written)
     for (unsigned k = 0; written && k < x->direct.nforeign; k++)
         if (x->direct.foreign[k] >> PAGE_SHIFT != frame)
             x->direct.foreign[keep++] = x->direct.foreign[k];
-    if (written)
+    if (written) {
         x->direct.nforeign = keep;
+        forget_scan(x, gpa & PAGE_MASK, true);
+    }
 
     if (!(x->direct.frames[frame % XL_FRAME_BITS / 64] >> (frame % 64) & 1))
         return;

@@ -18,7 +18,7 @@
 
 #include "cpu/translate/direct.h"
 
-enum { BEFORE = 80, STARTS = 6, X86_MAX_INSN = 15 };
+enum { BEFORE = 80, STARTS = 6, X86_MAX_INSN = 15, WINDOW = BEFORE + X86_MAX_INSN };
 enum verdict { HARMLESS, IF_DECODED, FOREIGN };
 
 /* 0F 01. SDM Vol. 2D, table A-6, group 7. */
@@ -71,26 +71,20 @@ static enum verdict judge(unsigned op, unsigned modrm, bool rep, bool xsave)
     }
 }
 
-/* From how many of the places before it decoding finds the 0F at offset at to be an opcode: none, some, all. */
+/* From how many of the places before it decoding finds the 0F behind n bytes to be an opcode: none, some, all. */
 enum found { NONE, SOME, ALL };
-static enum found decodes(const struct xl_code_page *c, unsigned at)
+static enum found decodes_behind(const uint8_t b[static WINDOW], unsigned n)
 {
-    uint8_t b[BEFORE + X86_MAX_INSN];
-    unsigned n = at > BEFORE || !c->before ? (at > BEFORE ? BEFORE : at) : BEFORE; /* bytes before it */
     ZydisDecoder d;
     ZydisDecodedInstruction i;
     unsigned hits = 0, tries = 0;
 
-    for (unsigned k = 0; k < sizeof(b); k++) {
-        int off = (int)(at + k) - (int)n;
-        b[k] = off < 0 ? c->before[(int)PAGE_SIZE + off] : off < (int)PAGE_SIZE ? c->page[off] : 0x90;
-    }
     ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_MINIMAL, ZYAN_TRUE);
     for (unsigned k = 0; k <= n && k < STARTS; k++) {
         bool hit = false;
         for (unsigned p = k; p <= n && !hit; p += i.length) {
-            if (ZYAN_FAILED(ZydisDecoderDecodeInstruction(&d, NULL, b + p, sizeof(b) - p, &i)))
+            if (ZYAN_FAILED(ZydisDecoderDecodeInstruction(&d, NULL, b + p, WINDOW - p, &i)))
                 i.length = 1;
             else if (p + i.raw.prefix_count == n && i.opcode_map == ZYDIS_OPCODE_MAP_0F)
                 hit = true;
@@ -99,6 +93,18 @@ static enum found decodes(const struct xl_code_page *c, unsigned at)
         tries++;
     }
     return !hits ? NONE : hits == tries ? ALL : SOME;
+}
+
+static enum found decodes(const struct xl_code_page *c, unsigned at)
+{
+    uint8_t b[WINDOW];
+    unsigned n = at > BEFORE || !c->before ? (at > BEFORE ? BEFORE : at) : BEFORE; /* bytes before it */
+
+    for (unsigned k = 0; k < sizeof(b); k++) {
+        int off = (int)(at + k) - (int)n;
+        b[k] = off < 0 ? c->before[(int)PAGE_SIZE + off] : off < (int)PAGE_SIZE ? c->page[off] : 0x90;
+    }
+    return decodes_behind(b, n);
 }
 
 bool xl_direct_foreign(unsigned mnemonic)
@@ -165,11 +171,17 @@ bool xl_direct_scan(struct xl_code_page *c)
 
 bool xl_direct_seam(const uint8_t *left, const uint8_t *right, bool xsave)
 {
-    const uint8_t *l = left + PAGE_SIZE - 5;
-    uint8_t b[8] = { l[0], l[1], l[2], l[3], l[4], right[0], right[1] };
+    for (unsigned back = 1; back <= 2; back++) { /* the last bytes of left that a 0F can be */
+        const uint8_t *at = left + PAGE_SIZE - back;
+        uint8_t b[WINDOW];
 
-    for (unsigned k = 3; k < 5; k++)
-        if (b[k] == 0x0f && judge(b[k + 1], b[k + 2], memchr(b + k - 3, 0xf3, 3), xsave) != HARMLESS)
+        if (*at != 0x0f)
+            continue;
+        memcpy(b, at - BEFORE, BEFORE + back);
+        memcpy(b + BEFORE + back, right, X86_MAX_INSN - back);
+        enum verdict v = judge(b[BEFORE + 1], b[BEFORE + 2], memchr(b + BEFORE - 3, 0xf3, 3), xsave);
+        if (v == FOREIGN || (v == IF_DECODED && decodes_behind(b, BEFORE) != NONE))
             return false;
+    }
     return true;
 }

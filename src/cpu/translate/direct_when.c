@@ -4,6 +4,7 @@
  * kernel. Within those, time between two ways into the kernel comes in bursts of similar length (a program touches new
  * memory, then computes), so a short one is taken for a sign that the next will be short: that one is translated.
  */
+#include <string.h>
 #include <x86intrin.h>
 
 #include "cpu/translate/translate.h"
@@ -17,6 +18,9 @@ enum {
     GAIN = 4,
     LONG_BURST = 4, /* traps' worth of time, translated */
     SCORE_MAX = 3,
+    VISITS_TICKS = 16,
+    COLD_BLOCKS = 8, /* that are translated first */
+    COLD_VISITS = 2  /* before code is translated */
 };
 #define BAD_FLAGS ((uint64_t)(X86_FL_TF | X86_FL_IOPL | X86_FL_VM | X86_FL_VIF | X86_FL_VIP))
 
@@ -62,11 +66,13 @@ bool xl_direct_wanted(struct xlate *x)
     uint64_t now;
 
     if (kind_ctx(x->kind) != CTX_USER) {
-        d->skip = false;
+        d->skip = d->cold = d->warm = false;
         if (d->burst)
             burst_over(d, __rdtsc() - d->burst);
         return false;
     }
+    if (d->cold && !d->skip)
+        return suits(x);
     if (d->skip || !(s = xl_direct_space(x, d->mode == ENGINE_DIRECT_ON)))
         return false;
     if (d->mode == ENGINE_DIRECT_ON)
@@ -82,6 +88,39 @@ bool xl_direct_wanted(struct xlate *x)
     }
     return d->burst_direct && suits(x);
 }
+
+/* In a space of which nothing is mapped in a stub it takes some, lest each process that is forked gets one. */
+static bool much_is_cold(struct xlate *x)
+{
+    struct xl_direct *d = &x->direct;
+    const struct xl_space *s = xl_direct_space(x, false);
+    gpa_t root = x->cpu->cr3 & ~(gpa_t)0xfff;
+
+    if (s && s->n)
+        return true;
+    if (root != d->cold_root)
+        d->cold_blocks = 0;
+    d->cold_root = root;
+    return ++d->cold_blocks > COLD_BLOCKS;
+}
+
+bool xl_direct_cold(struct xlate *x, gpa_t gpa)
+{
+    gva_t page = x->cpu->rip & PAGE_MASK;
+    struct xl_direct *d = &x->direct;
+    uint8_t *visits = &d->visits[gpa * 0x9e3779b97f4a7c15UL >> 49];
+
+    if (d->off || d->warm || (d->skip && (!d->unfit || d->unfit == page)) || d->mode != ENGINE_DIRECT_AUTO ||
+        xl_direct_unfit(x, gpa) || !suits(x) || !much_is_cold(x))
+        return false;
+    d->warm = *visits >= COLD_VISITS;
+    d->cold = !d->warm;
+    *visits += d->cold;
+    x->st.direct_cold += d->cold;
+    d->skip &= d->warm;
+    return d->cold;
+}
+_Static_assert(XL_VISITS == 1 << 15, "the shift above");
 
 /* Traps in a space since the last tick; what mostly maps pages is forgiven for a while, since starting does it too. */
 static bool too_many(struct xl_space *s, uint64_t cycles)
@@ -102,6 +141,8 @@ void xl_direct_tick(struct xlate *x)
         return;
     d->skip = false;
     xl_direct_place(x);
+    if (d->ticks % VISITS_TICKS == 0)
+        memset(d->visits, 0, sizeof(d->visits));
     if (s && s->on && d->mode == ENGINE_DIRECT_AUTO && too_many(s, cycles)) {
         s->on = false;
         x->st.direct_demotions++;

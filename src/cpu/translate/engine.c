@@ -491,7 +491,7 @@ static void loop(struct xlate *x)
                 continue;
             }
             if (x->kind == KIND_NONE || !(resume = xl_find(x))) {
-                x->step_due = true;
+                x->step_due = !x->direct.cold || !xl_direct_wanted(x);
                 continue;
             }
         }

@@ -73,6 +73,7 @@ static void put_direct(const struct xlate *x, put_fn *put, void *arg)
     const struct xl_stats *s = &x->st;
 
     put(arg, "direct.promotions", s->direct_promotions);
+    put(arg, "direct.entries_for_new_code", s->direct_cold);
     put(arg, "direct.demotions", s->direct_demotions);
     put(arg, "direct.kilocycles", s->direct_cycles / 1000);
     put(arg, "direct.cycles_of_a_trap", x->direct.trap_cycles);
