@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "host/stub.h"
@@ -36,7 +37,8 @@ enum {
     XSAVE_AVX_END = 576 + 256
 };
 enum { FLAGS_OF_CALLER = 1 << 14 | 1 << 21 }; /* NT, ID: the kernel's FIX_EFLAGS lacks them */
-enum { ALIVE_MS = 200, KICKS_MAX = 250 };     /* without an answer; they come with the guest's timer at the latest */
+enum { SLICE_NS = 100000 };
+enum { ALIVE_MS = 200, KICKS_MAX = 250 }; /* without an answer; they come with the guest's timer at the latest */
 enum { R8, R9, R10, R11, R12, R13, R14, R15, RDI, RSI, RBP, RBX, RDX, RAX, RCX, RSP, RIP, EFL, CSGSFS, ERR, TRAPNO };
 enum { OLDMASK = TRAPNO + 1, CR2, GREGS };
 
@@ -305,6 +307,16 @@ void stub_pin(struct stub *s, int cpu)
     sched_setaffinity(s->tid, sizeof(set), &set);
 }
 
+uint64_t stub_cpu_ns(const struct stub *s)
+{
+    struct timespec t = { 0 };
+    clockid_t clock;
+
+    if (!s->pid || clock_getcpuclockid(s->pid, &clock) || clock_gettime(clock, &t))
+        return 0;
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
 void stub_kick(struct stub *s)
 {
     int saved = errno;
@@ -383,6 +395,22 @@ static int spawn(struct stub *s, int elf)
 }
 _Static_assert(FD_ELF == 9, "the path above");
 
+void stub_short_slice(int tid)
+{
+    struct {
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    } a = { .size = sizeof(a) };
+
+    if (syscall(SYS_sched_getattr, tid, &a, sizeof(a), 0) || a.policy != SCHED_OTHER)
+        return;
+    a.runtime = SLICE_NS;
+    syscall(SYS_sched_setattr, tid, &a, 0);
+}
+
 /* Waits for the guest's thread to be ready. */
 static int greet(struct stub *s)
 {
@@ -412,9 +440,8 @@ static int greet(struct stub *s)
     s->xsize = size;
     s->mask = s->frame->sigmask;
     s->tid = (int)rw(s, RW_TID, 4);
-    /* Who is woken shall not preempt who wakes it, since that one is about to sleep. */
-    sched_setscheduler(s->pid, SCHED_BATCH, &(struct sched_param){ 0 });
-    sched_setscheduler(s->tid, SCHED_BATCH, &(struct sched_param){ 0 });
+    stub_short_slice(s->pid);
+    stub_short_slice(s->tid);
     return find_frame(s) ? 0 : -ENOTSUP;
 }
 

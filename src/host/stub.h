@@ -59,6 +59,13 @@ bool stub_untouched(const struct stub *s);
 /* Keeps its threads on a processor, where the caller should stay too: waking another one costs more than a switch. */
 void stub_pin(struct stub *s, int cpu);
 void stub_unpin(struct stub *s, const cpu_set_t *cpus);
+/*
+ * Asks the scheduler (of Linux 6.12 on) for short slices, so that a thread that waits often need not wait, each time it
+ * is woken, for the slice of whoever runs there. tid 0: the caller's.
+ */
+void stub_short_slice(int tid);
+/* What it has used of the processors. */
+uint64_t stub_cpu_ns(const struct stub *s);
 /* Makes stub_run return soon, now or when it is called next. Async-signal-safe. */
 void stub_kick(struct stub *s);
 

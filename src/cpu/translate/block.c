@@ -166,6 +166,27 @@ static void patch(struct xlate *x, uint32_t at, uint32_t to)
     __atomic_store_n((uint32_t *)(void *)(x->code.rw + at), rel, __ATOMIC_RELAXED); /* x86 stores it whole or not */
 }
 
+static void note_cross(struct xlate *x, struct tblock *b)
+{
+    if (b->xprev)
+        return;
+    b->xnext = x->crossing;
+    b->xprev = &x->crossing;
+    if (b->xnext)
+        b->xnext->xprev = &b->xnext;
+    x->crossing = b;
+}
+
+static void forget_cross(struct tblock *b)
+{
+    if (!b->xprev)
+        return;
+    *b->xprev = b->xnext;
+    if (b->xnext)
+        b->xnext->xprev = b->xprev;
+    b->xprev = NULL;
+}
+
 void xl_link(struct xlate *x, struct xrec *r, struct tblock *to)
 {
     if (r->to || to->dead || r->b->dead || x->from_c)
@@ -179,14 +200,14 @@ void xl_link(struct xlate *x, struct xrec *r, struct tblock *to)
     r->to = to;
     r->next = to->in;
     to->in = r;
-    x->crossing += r->cross;
+    if (r->cross)
+        note_cross(x, r->b);
     x->st.links++;
 }
 
 static void unlink_rec(struct xlate *x, struct xrec *r)
 {
     patch(x, r->patch, r->kind == X_GROUP ? r->miss : r->stub);
-    x->crossing -= r->cross;
     r->to = NULL;
 }
 
@@ -203,17 +224,18 @@ static void forget_in(struct tblock *to, const struct xrec *r)
 /* Undoes the links between pages of kernel code, whose mappings have changed. */
 static void unlink_cross(struct xlate *x)
 {
-    for (unsigned g = 0; x->crossing && g < CODE_REGIONS; g++)
-        for (unsigned i = 0; i < x->code.r[g].n; i++) {
-            struct tblock *b = x->code.r[g].block[i];
-            for (unsigned k = 0; k < b->nrecs; k++) {
-                struct xrec *r = &b->recs[k];
-                if (r->cross && r->to) {
-                    forget_in(r->to, r);
-                    unlink_rec(x, r);
-                }
+    while (x->crossing) {
+        struct tblock *b = x->crossing;
+
+        for (unsigned k = 0; k < b->nrecs; k++) {
+            struct xrec *r = &b->recs[k];
+            if (r->cross && r->to) {
+                forget_in(r->to, r);
+                unlink_rec(x, r);
             }
         }
+        forget_cross(b);
+    }
 }
 
 void xl_code_moved(struct xlate *x, enum xl_ctx ctx)
@@ -223,6 +245,9 @@ void xl_code_moved(struct xlate *x, enum xl_ctx ctx)
     x->code_epoch[class]++;
     memset(x->code_bloom[class], 0, sizeof(x->code_bloom[class]));
     memset(x->code_small[class], 0, sizeof(x->code_small[class]));
+    x->code_first[class] = UINT64_MAX;
+    x->code_last[class] = 0;
+    x->st.code_moves[class]++;
     if (!class) {
         xl_jc_flush(x, CTX_USER);
         return;
@@ -375,6 +400,7 @@ static void drop_block(struct xlate *x, struct tblock *b)
     for (unsigned k = 0; k < 2; k++)
         if (b->ref[k].b)
             ref_remove(x, &b->ref[k]);
+    forget_cross(b);
     b->dead = true;
     x->code.rw[b->start] = 0xe9; /* jmp */
     patch(x, b->start + 1, (uint32_t)(x->dead - x->code.rx));

@@ -80,7 +80,8 @@ struct tblock {
     uint32_t start, entry, end; /* code offsets: entry by jump cache, entry by link, end */
     uint16_t bytes, n;
     bool dead;
-    struct xrec *in; /* links to this block */
+    struct xrec *in;               /* links to this block */
+    struct tblock *xnext, **xprev; /* of those with links that cross pages of kernel code; xprev NULL: none has been */
     struct xrec *recs;
     unsigned nrecs;
     struct xside *side;

@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <x86intrin.h>
 
 #include "base/log.h"
@@ -27,6 +28,9 @@ enum {
     IDLE_TICKS = 8,
     PLACE_TICKS = 64,
     LOOSE_RUNS = 4,
+    CROWDED_RUNS = 256,
+    CROWDED_TICKS = 32,
+    SLOW_CYCLES = 2000000,
     LOST_MAX = 16,     /* stubs that died */
     DB_STEP = 1 << 14, /* DR6.BS */
     XSAVE_BV = 512,
@@ -48,6 +52,8 @@ void xl_direct_init(struct xlate *x)
     x->direct.xcr0 = lo;
     x->direct.cpu = -1;
     x->direct.trap_cycles = TRAP_CYCLES;
+    if (x->v->model->tsc_khz)
+        x->direct.ns_1024 = 1024UL * 1000000 / x->v->model->tsc_khz;
 }
 
 void xl_direct_fini(struct xlate *x)
@@ -270,7 +276,8 @@ static void on_trap(struct xlate *x, struct xl_space *s, const struct stub_trap 
 
 /*
  * The stub and this thread take turns, and a switch on one processor is much cheaper than waking another one; so both
- * stay on one while there are many, but for a few now and then in which the scheduler may place them anew.
+ * stay on one while there are many, but for a few now and then in which the scheduler may place them anew, and for some
+ * more when others want that processor too.
  */
 static void pin(struct xlate *x, struct xl_space *s)
 {
@@ -293,7 +300,6 @@ static void pin(struct xlate *x, struct xl_space *s)
         if (sched_setaffinity(0, sizeof(one), &one))
             return;
         d->cpu = cpu;
-        sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){ 0 });
     }
     if (s->cpu != d->cpu)
         stub_pin(s->stub, d->cpu);
@@ -305,13 +311,30 @@ static void unpin(struct xl_direct *d)
     if (d->cpu < 0)
         return;
     sched_setaffinity(0, sizeof(d->cpus), &d->cpus);
-    sched_setscheduler(0, SCHED_OTHER, &(struct sched_param){ 0 });
     for (unsigned k = 0; k < XL_SPACES; k++)
         if (d->space[k].stub && d->space[k].cpu >= 0) {
             stub_unpin(d->space[k].stub, &d->cpus);
             d->space[k].cpu = -1;
         }
     d->cpu = -1;
+}
+
+/* Traps are slow, since others use the processors. */
+static void crowded(struct xl_direct *d)
+{
+    unpin(d);
+    d->loose = CROWDED_RUNS;
+    d->crowded = d->ticks + CROWDED_TICKS;
+}
+
+/* A run took long: was it the guest's code, or did the threads wait for others? */
+static void look_for_crowd(struct xl_direct *d, struct xl_space *s, uint64_t cycles)
+{
+    uint64_t now = stub_cpu_ns(s->stub), used = now - s->cpu_ns;
+
+    s->cpu_ns = now;
+    if (d->ns_1024 && used < cycles * d->ns_1024 / 2048)
+        crowded(d);
 }
 
 void xl_direct_place(struct xlate *x)
@@ -359,6 +382,8 @@ static bool ready(struct xlate *x, struct xl_space *s)
         lose(s);
     if (!s->stub)
         s->cpu = -1;
+    if (!d->runs)
+        stub_short_slice(0);
     s->tsc = tsc;
     if (!s->stub && stub_new(&s->stub, mem_fd(x->v->mem), tsc)) {
         s->stub = NULL;
@@ -426,6 +451,8 @@ void xl_direct_run(struct xlate *x)
     d->burst_native += begin > d->trap_cycles ? begin - d->trap_cycles : 0;
     d->running = NULL;
     atomic_store_explicit(&x->in_cache, 0, memory_order_release);
+    if (begin > SLOW_CYCLES)
+        look_for_crowd(d, s, begin);
     s->used = ++d->runs;
     s->traps++;
     x->st.direct_traps++;

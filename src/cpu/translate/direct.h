@@ -41,6 +41,7 @@ struct xl_space {
     unsigned pcid;
     gpa_t root;
     uint64_t used;          /* when, in runs */
+    uint64_t cpu_ns;        /* of its stub, when it was last looked at */
     unsigned wait, backoff; /* ticks before it is tried again */
     unsigned churn;         /* ticks with little but fills */
     uint32_t traps, fills;  /* since the last tick; fills: of pages that the guest has mapped */
@@ -62,10 +63,12 @@ struct xl_direct {
     unsigned cold_blocks;      /* how many */
     uint8_t visits[XL_VISITS]; /* to code that is not translated, by address, hashed */
     unsigned lost;
-    int cpu;        /* that this thread is kept on; -1: none */
-    unsigned loose; /* runs before it may be kept on one again */
-    unsigned idle;  /* ticks with hardly a run */
-    bool busy;      /* runs are frequent */
+    int cpu;          /* that this thread is kept on; -1: none */
+    unsigned loose;   /* runs before it may be kept on one again */
+    uint64_t crowded; /* tick until which traps are taken to be slow, since others use the processors */
+    uint64_t ns_1024; /* 1024 cycles of the TSC, in ns */
+    unsigned idle;    /* ticks with hardly a run */
+    bool busy;        /* runs are frequent */
     uint64_t ticks, placed_runs;
     cpu_set_t cpus;       /* that it may be on */
     uint64_t xcr0;        /* the host's */

@@ -10,10 +10,11 @@
 #include "cpu/translate/translate.h"
 
 enum {
-    TICK_CYCLES = 1500000, /* less between two ticks tells nothing */
-    CYCLES_IN = 120000,    /* translated: at least so many on average between two returns to user mode */
-    CYCLES_OUT = 80000,    /* directly: between two traps */
-    CYCLES_FILL = 250000,  /* likewise, if most map pages that the guest has: it changes its mappings all the time */
+    TICK_CYCLES = 1500000,    /* less between two ticks tells nothing */
+    CYCLES_IN = 120000,       /* translated: at least so many on average between two returns to user mode */
+    CYCLES_OUT = 80000,       /* directly: between two traps */
+    CYCLES_CROWDED = 4000000, /* both, where each trap waits for others */
+    CYCLES_FILL = 250000,     /* likewise, if most map pages that the guest has: it changes its mappings all the time */
     CHURN_TICKS = 2,
     GAIN = 4,
     LONG_BURST = 4, /* traps' worth of time, translated */
@@ -110,8 +111,8 @@ bool xl_direct_cold(struct xlate *x, gpa_t gpa)
     struct xl_direct *d = &x->direct;
     uint8_t *visits = &d->visits[gpa * 0x9e3779b97f4a7c15UL >> 49];
 
-    if (d->off || d->warm || (d->skip && (!d->unfit || d->unfit == page)) || d->mode != ENGINE_DIRECT_AUTO ||
-        xl_direct_unfit(x, gpa) || !suits(x) || !much_is_cold(x))
+    if (d->off || d->warm || d->ticks < d->crowded || (d->skip && (!d->unfit || d->unfit == page)) ||
+        d->mode != ENGINE_DIRECT_AUTO || xl_direct_unfit(x, gpa) || !suits(x) || !much_is_cold(x))
         return false;
     d->warm = *visits >= COLD_VISITS;
     d->cold = !d->warm;
@@ -122,13 +123,18 @@ bool xl_direct_cold(struct xlate *x, gpa_t gpa)
 }
 _Static_assert(XL_VISITS == 1 << 15, "the shift above");
 
+static uint64_t cycles_each(const struct xl_direct *d, unsigned normal)
+{
+    return d->ticks < d->crowded ? CYCLES_CROWDED : normal;
+}
+
 /* Traps in a space since the last tick; what mostly maps pages is forgiven for a while, since starting does it too. */
-static bool too_many(struct xl_space *s, uint64_t cycles)
+static bool too_many(const struct xl_direct *d, struct xl_space *s, uint64_t cycles)
 {
     bool churns = 3 * s->fills > 2 * s->traps && s->traps * (uint64_t)CYCLES_FILL > cycles;
 
     s->churn = churns ? s->churn + 1 : 0;
-    return s->churn >= CHURN_TICKS || s->traps * (uint64_t)CYCLES_OUT > cycles;
+    return s->churn >= CHURN_TICKS || s->traps * cycles_each(d, CYCLES_OUT) > cycles;
 }
 
 void xl_direct_tick(struct xlate *x)
@@ -143,14 +149,15 @@ void xl_direct_tick(struct xlate *x)
     xl_direct_place(x);
     if (d->ticks % VISITS_TICKS == 0)
         memset(d->visits, 0, sizeof(d->visits));
-    if (s && s->on && d->mode == ENGINE_DIRECT_AUTO && too_many(s, cycles)) {
+    if (s && s->on && d->mode == ENGINE_DIRECT_AUTO && too_many(d, s, cycles)) {
         s->on = false;
         x->st.direct_demotions++;
         s->backoff = s->backoff ? (s->backoff < XL_BACKOFF_MAX ? 2 * s->backoff : XL_BACKOFF_MAX) : 2;
         s->wait = s->backoff;
     } else if (s && s->on) {
         s->backoff -= s->backoff > 0;
-    } else if (kind_ctx(x->kind) == CTX_USER && !d->switches && d->returns * CYCLES_IN < cycles && suits(x)) {
+    } else if (kind_ctx(x->kind) == CTX_USER && !d->switches && d->returns * cycles_each(d, CYCLES_IN) < cycles &&
+               suits(x)) {
         s = xl_direct_space(x, true);
         if (s->wait) {
             s->wait--;

@@ -28,7 +28,8 @@ static void clear(struct xl_tlb *t)
     for (unsigned k = 0; k < TLB_ENTRIES; k++)
         t->rtag[k] = t->wtag[k] = empty_tag(k);
     memset(t->flags, 0, sizeof(t->flags));
-    t->n = 0;
+    t->n = t->nglobal = 0;
+    t->mixed = false;
 }
 
 /* ---- physical memory for the walker ---- */
@@ -89,25 +90,42 @@ void xl_tlb_init(struct xlate *x)
 static void drop(struct xl_tlb *t, unsigned k)
 {
     t->rtag[k] = t->wtag[k] = empty_tag(k);
-    t->flags[k] &= TLBF_LOGGED;
+    t->flags[k] &= TLBF_LOGGED | TLBF_FIRST;
 }
 
-/* Drops all entries, or all but global ones, which keep their place in the log. */
+static void note(struct xl_tlb *t, unsigned k, bool global)
+{
+    if (t->flags[k] & TLBF_LOGGED) {
+        t->mixed |= !global && (t->flags[k] & TLBF_FIRST);
+        return;
+    }
+    t->flags[k] = TLBF_LOGGED | (global ? TLBF_FIRST : 0);
+    if (global) {
+        t->log[t->n++] = t->log[t->nglobal];
+        t->log[t->nglobal++] = (uint16_t)k;
+    } else {
+        t->log[t->n++] = (uint16_t)k;
+    }
+}
+
+/* Drops all entries, or all but global ones, of which most are not looked at. */
 static void flush(struct xl_tlb *t, bool all)
 {
-    uint32_t n = 0;
+    uint32_t first = all || t->mixed ? 0 : t->nglobal, n = first;
 
-    for (uint32_t i = 0; i < t->n; i++) {
+    for (uint32_t i = first; i < t->n; i++) {
         unsigned k = t->log[i];
 
         if (!all && (t->flags[k] & TLBF_GLOBAL)) {
             t->log[n++] = (uint16_t)k;
+            t->flags[k] |= TLBF_FIRST;
             continue;
         }
         t->rtag[k] = t->wtag[k] = empty_tag(k);
         t->flags[k] = 0;
     }
-    t->n = n;
+    t->n = t->nglobal = n;
+    t->mixed = false;
 }
 
 static void flush_all(struct xlate *x, bool all)
@@ -134,9 +152,19 @@ void xl_tlb_switch(struct xlate *x)
     flush_all(x, false);
 }
 
+/* Whether code of the class (user, kernel) was fetched through the page: seldom true by mistake. */
+static bool may_be_code(const struct xlate *x, unsigned class, gva_t lin)
+{
+    unsigned small = (lin >> PAGE_SHIFT) % SMALL_BITS, bit = (lin >> 21) % BLOOM_BITS;
+
+    return lin >= x->code_first[class] && lin <= x->code_last[class] &&
+           (x->code_huge || (x->code_bloom[class][bit / 64] >> (bit % 64) & 1) ||
+            (x->code_small[class][small / 64] >> (small % 64) & 1));
+}
+
 void xl_tlb_flush_page(struct xlate *x, gva_t lin)
 {
-    unsigned k = (lin >> PAGE_SHIFT) % TLB_ENTRIES, bit = (lin >> 21) % BLOOM_BITS;
+    unsigned k = (lin >> PAGE_SHIFT) % TLB_ENTRIES;
 
     for (unsigned c = 0; c < CTXS; c++) {
         struct xl_tlb *t = &x->tlb[c];
@@ -151,10 +179,8 @@ void xl_tlb_flush_page(struct xlate *x, gva_t lin)
     }
     xl_win_flush_page(x, lin);
     xl_direct_flush_page(x, lin);
-    unsigned small = (lin >> PAGE_SHIFT) % SMALL_BITS;
     for (unsigned class = 0; class < 2; class ++)
-        if (x->code_huge || (x->code_bloom[class][bit / 64] >> (bit % 64) & 1) ||
-            (x->code_small[class][small / 64] >> (small % 64) & 1))
+        if (may_be_code(x, class, lin))
             xl_code_moved(x, class ? CTX_KERNEL : CTX_USER);
 }
 
@@ -210,10 +236,10 @@ enum xl_miss xl_tlb_fill(struct xlate *x, gva_t lin, unsigned size, bool write)
     bool code = *fl & (MEM_F_CODE | MEM_F_DIRTY_LOG);
     if (write && code)
         return step_for(x, MISS_CODE);
-    if (!(t->flags[k] & TLBF_LOGGED))
-        t->log[t->n++] = (uint16_t)k;
+    note(t, k, r.global);
     gva_t page = lin & PAGE_MASK;
-    t->flags[k] = (uint8_t)(TLBF_LOGGED | (r.global ? TLBF_GLOBAL : 0) | (r.page_shift > PAGE_SHIFT ? TLBF_LARGE : 0));
+    t->flags[k] = (uint8_t)((t->flags[k] & (TLBF_LOGGED | TLBF_FIRST)) | (r.global ? TLBF_GLOBAL : 0) |
+                            (r.page_shift > PAGE_SHIFT ? TLBF_LARGE : 0));
     if (r.page_shift > PAGE_SHIFT)
         t->large[large_bit(lin) / 64] |= 1UL << (large_bit(lin) % 64);
     t->frame[k] = (uint32_t)(r.gpa >> PAGE_SHIFT);
@@ -260,6 +286,9 @@ bool xl_code_gpa(struct xlate *x, gva_t lin, gpa_t *gpa)
     }
     if (class && !r.global)
         x->code_local = true;
+    gva_t first = lin >> r.page_shift << r.page_shift, last = lin | ((1UL << r.page_shift) - 1);
+    x->code_first[class] = first < x->code_first[class] ? first : x->code_first[class];
+    x->code_last[class] = last > x->code_last[class] ? last : x->code_last[class];
     *e = (struct xl_itlb){
         .page = lin & PAGE_MASK, .epoch = x->code_epoch[class], .class = class, .gpa = r.gpa & PAGE_MASK
     };

@@ -19,11 +19,12 @@ struct xl_tlb {
     uint64_t addend[TLB_ENTRIES]; /* host address = linear address + addend */
     uint8_t flags[TLB_ENTRIES];   /* TLBF_*; not looked at by code */
     uint32_t frame[TLB_ENTRIES];  /* guest frame number */
-    uint16_t log[TLB_ENTRIES];    /* filled entries */
-    uint32_t n;
+    uint16_t log[TLB_ENTRIES];    /* filled entries; the first nglobal of them were global when they were added */
+    uint32_t n, nglobal;
+    bool mixed;                          /* some of these are so no longer */
     uint64_t large[TLB_LARGE_BITS / 64]; /* GiB with pieces of large pages, hashed */
 };
-enum { TLBF_GLOBAL = 1, TLBF_LARGE = 2, TLBF_LOGGED = 4 };
+enum { TLBF_GLOBAL = 1, TLBF_LARGE = 2, TLBF_LOGGED = 4, TLBF_FIRST = 8 }; /* FIRST: of the first in the log */
 
 /*
  * Linear address to code, by its low bits (jc_mask: 18, or 16 where PEXT is slow). The tag is the negated address; of a

@@ -60,6 +60,8 @@ static void put_memory(const struct xl_stats *s, put_fn *put, void *arg)
     put(arg, "tlb_misses", s->misses);
     put(arg, "tlb_fills", s->fills);
     put(arg, "tlb_flushes", s->flushes);
+    put(arg, "code_moves.user", s->code_moves[0]);
+    put(arg, "code_moves.kernel", s->code_moves[1]);
     for (unsigned k = 0; k < MISS_REASONS; k++)
         put(arg, why[k], s->miss_why[k]);
     put(arg, "windows.misses", s->win_misses);

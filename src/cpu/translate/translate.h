@@ -38,6 +38,7 @@ struct xl_stats {
     uint64_t win_misses, win_fills, win_flushes, win_promotions;
     uint64_t blocks, insns, code_bytes, evictions, dead_blocks, misses, fills, flushes, steps, lookups, links, faults,
         kicks, entries, miss_steps, verified, verify_skipped, verify_races, code_flushes;
+    uint64_t code_moves[2]; /* of user and kernel code */
     uint64_t miss_why[MISS_REASONS], fault_vector[32];
     uint32_t step_op[2048], fast_op[2048]; /* by ZydisMnemonic */
 };
@@ -86,7 +87,7 @@ struct xlate {
     bool vectors_live;        /* the host's vector registers and MXCSR are the guest's, and cpu's are stale */
     bool step_due;            /* the next instruction goes to the interpreter */
     _Atomic bool careful;
-    uint32_t crossing; /* links between pages of kernel code */
+    struct tblock *crossing; /* blocks with links between pages of kernel code */
     uint32_t pauses;
     struct { /* what the interpreter's translations have yet to hear of */
         bool local;
@@ -119,8 +120,9 @@ struct xlate {
         gpa_t gpa;
         uint32_t epoch, class;
     } itlb[256];
-    bool code_local, code_huge; /* kernel code pages that are not global, code pages over 2 MiB are in use */
-    uint32_t code_epoch[2];     /* of user and kernel: moves when translations of code may have changed */
+    gva_t code_first[2], code_last[2]; /* pages that code was fetched from, user and kernel: bounds */
+    bool code_local, code_huge;        /* kernel code pages that are not global, code pages over 2 MiB are in use */
+    uint32_t code_epoch[2];            /* of user and kernel: moves when translations of code may have changed */
     uint64_t code_bloom[2][16], code_small[2][64]; /* large and small pages that code was run from, hashed */
     struct tblock *hash[1 << 17];
     struct frame_ref *frames[1 << 14]; /* blocks by frame */
