@@ -123,7 +123,8 @@ static bool spared(const struct insn_case *c, uint64_t at, const struct insn_res
 {
     ZydisDecodedInstruction z;
 
-    if ((a->out.fpu.fsw & 0x80) && a->vector == X86_BP) /* what the x87 made in vain, for an unmasked exception */
+    if ((a->out.fpu.fsw & 0x80) &&
+        (a->vector == X86_BP || a->vector == X86_DB)) /* what the x87 made in vain, for an unmasked exception */
         return b->vector != a->vector;
     if (b->vector != X86_PF && b->vector != X86_AC)
         return false;
