@@ -99,7 +99,7 @@ static void put_state(struct xlate *x, struct xl_space *s, struct stub_regs *r)
         memcpy(p + XSAVE_YMM + 16 * k, f->vec[k] + 16, 16);
     }
     memcpy(&bv, p + XSAVE_BV, 8);
-    bv |= 7;
+    bv = (bv & ~4UL) | (xl_uppers_clear(x) ? 3 : 7);
     memcpy(p + XSAVE_BV, &bv, 8);
 }
 

@@ -14,6 +14,7 @@
 #include "cpu/translate/translate.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define X(f) HGS(offsetof(struct xlate, f))
 #define GPR(r) HMEM(RCX, (int32_t)(offsetof(struct cpu_state, gpr) + 8 * (r)))
@@ -33,7 +34,10 @@ static void moves(struct emit *e, bool avx, bool load)
 }
 
 /* The order: flags first, then everything but RCX's host place, which is the base, last. */
-static void make_enter(struct emit *e, const struct xlate *x, bool vectors)
+/* What is loaded of the vector registers: nothing, or the lower halves, the upper ones being zero, or all. */
+enum vectors { LIGHT, LOWER, WHOLE };
+
+static void make_enter(struct emit *e, const struct xlate *x, enum vectors vectors)
 {
     for (unsigned k = 0; k < sizeof(callee_saved); k++) {
         if (callee_saved[k] & 8)
@@ -45,7 +49,9 @@ static void make_enter(struct emit *e, const struct xlate *x, bool vectors)
     if (vectors) {
         em_rm(e, EM_0F | 0xae, 3, X(host_mxcsr)); /* stmxcsr */
         em_rm(e, EM_0F | 0xae, 2, MXCSR);         /* ldmxcsr */
-        moves(e, x->avx, true);
+        if (x->avx && vectors == LOWER)
+            em_bytes(e, "\xc5\xf8\x77", 3); /* vzeroupper */
+        moves(e, x->avx && vectors == WHOLE, true);
     }
     for (unsigned r = R9; r <= R11; r++) {
         em_load(e, RAX, GPR(r));
@@ -128,9 +134,11 @@ int xl_stubs(struct xlate *x)
     struct emit e = { .p = m->rw, .max = CODE_REGION };
 
     x->enter = m->rx;
-    make_enter(&e, x, true);
+    make_enter(&e, x, WHOLE);
+    x->enter_lower = m->rx + e.n;
+    make_enter(&e, x, LOWER);
     x->enter_light = m->rx + e.n;
-    make_enter(&e, x, false);
+    make_enter(&e, x, LIGHT);
     x->exit = m->rx + e.n;
     make_exit(&e);
     x->save = m->rx + e.n;
@@ -161,6 +169,25 @@ int xl_stubs(struct xlate *x)
     return e.full ? -ENOMEM : 0;
 }
 
+bool xl_uppers_clear(const struct xlate *x)
+{
+    uint64_t any = 0;
+
+    for (unsigned k = 0; k < 16; k++) {
+        uint64_t half[2];
+        memcpy(half, x->cpu->fpu.vec[k] + 16, sizeof(half));
+        any |= half[0] | half[1];
+    }
+    return !any;
+}
+
+static const uint8_t *enter_by(const struct xlate *x)
+{
+    if (x->vectors_live)
+        return x->enter_light;
+    return xl_uppers_clear(x) ? x->enter_lower : x->enter;
+}
+
 struct xrec *xl_enter(struct xlate *x, const uint8_t *pc)
 {
     uint64_t fl = x->cpu->rflags;
@@ -173,7 +200,7 @@ struct xrec *xl_enter(struct xlate *x, const uint8_t *pc)
     atomic_store(&x->in_cache, 1);
     if (unlikely(atomic_load_explicit(&x->attention, memory_order_relaxed)))
         x->target = x->abort;
-    call(x->vectors_live ? x->enter_light : x->enter);
+    call(enter_by(x));
     x->vectors_live = true;
     atomic_store_explicit(&x->in_cache, 0, memory_order_release);
     x->cpu->rflags =

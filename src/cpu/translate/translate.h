@@ -95,9 +95,9 @@ struct xlate {
         gva_t page[32];
     } late;
     struct codemem code;
-    struct trans *scratch;                                                   /* trans.h */
-    const uint8_t *enter, *enter_light, *exit, *save, *retry, *abort, *dead; /* stubs, in this order */
-    uint32_t rec_fault, rec_kick, rec_win;                                   /* the records of these */
+    struct trans *scratch;                                                                 /* trans.h */
+    const uint8_t *enter, *enter_lower, *enter_light, *exit, *save, *retry, *abort, *dead; /* stubs, in this order */
+    uint32_t rec_fault, rec_kick, rec_win;                                                 /* the records of these */
     struct x86_phys phys;
 
     /* Requests of other threads. */
@@ -149,6 +149,9 @@ int xl_stubs(struct xlate *x);
 struct xrec *xl_enter(struct xlate *x, const uint8_t *pc);
 /* Before anything that may use vector registers. */
 void xl_vectors_save(struct xlate *x);
+/* Whether the upper halves of YMM registers are zero in cpu. They must be so in the host as if never used: on Intel's
+ * processors SSE code is ten times slower beside upper halves that are in use, even if they hold zeros. */
+bool xl_uppers_clear(const struct xlate *x);
 
 /* engine.c: after cpu_state was changed other than by translated code. */
 void xl_refresh(struct xlate *x);
