@@ -37,11 +37,16 @@ def group(node, name):
     return next((g for g in (group(v, name) for v in inner) if g is not None), None)
 
 
+def stats_of(b, when):
+    with open(os.path.join(b.tmp, "stats." + when), encoding="utf-8") as f:
+        return json.load(f)
+
+
 @case("direct", seconds=300)
 def direct(b):
     """All user code that can runs in stubs; the results are those of the same machine without."""
     got = {}
-    for when in ("off", "on"):
+    for when in ("off", "on", "auto"):
         path = os.path.join(b.tmp, "stats." + when)
         with b.boot("--engine", "translate", "--direct", when, "--stats", path) as m:
             m.shell(120)
@@ -50,15 +55,16 @@ def direct(b):
             m.poweroff(60)
             if m.stderr():
                 raise Fail("--direct %s wrote to stderr: %s" % (when, m.stderr()[:2000]))
-    if got["on"] != got["off"]:
-        raise Fail("directly %s, translated %s" % (got["on"], got["off"]))
-    with open(os.path.join(b.tmp, "stats.on"), encoding="utf-8") as f:
-        stats = json.load(f)
+    if got["on"] != got["off"] or got["auto"] != got["off"]:
+        raise Fail("directly %s, translated %s, both %s" % (got["on"], got["off"], got["auto"]))
+    stats, auto = (stats_of(b, when) for when in ("on", "auto"))
     traps = group(stats, "direct_traps")
     if traps["all"] == 0:
         raise Skip("this host gives no stub process")
     if group(stats, "direct")["lost_processes"] or traps["system_calls"] < 1000:
         raise Fail("direct execution: %s, %s" % (group(stats, "direct"), traps))
+    if group(auto, "direct")["entries_for_new_code"] == 0:
+        raise Fail("--direct auto: new code never ran directly: %s" % group(auto, "direct"))
 
 
 @case("direct:killed", seconds=120)

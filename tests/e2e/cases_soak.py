@@ -47,6 +47,7 @@ def programs():
 
 
 def soak(b, seconds, cpus):
+    seconds = int(os.environ.get("GAZDA_SOAK_SECONDS", seconds))
     with b.boot("--engine", "translate", "--mem", "1536M", "--cpus", str(cpus), "--initrd", programs()) as m:
         m.shell()
         m.ok("mount -t devtmpfs none /bench/root/dev; mount -t proc none /bench/root/proc")
