@@ -73,6 +73,7 @@ def soak(b, seconds, cpus):
         if len(re.findall(r"rounds\.\w+:\d+", rounds)) != len(WORK):
             raise Fail("not every program came to its end: %r" % rounds)
         print("# %s" % " ".join(rounds.split()), flush=True)
+        m.ok("dmesg | grep -q Linux")
         status, said = m.run("dmesg | grep -E '%s'" % COMPLAINTS)
         if status == 0:
             raise Fail("the guest's kernel complains: %s" % said[-600:])

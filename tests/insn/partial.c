@@ -111,11 +111,11 @@ unsigned insn_partial(const struct insn_case *c, const struct insn_result *r)
     uint64_t at = r->out.rip - c->in.rip;
     ZydisDecodedInstruction z;
 
-    if (cuts(c))
-        return PARTIAL_UPPER | (at ? 0 : PARTIAL_RF | PARTIAL_FLAGS);
+    unsigned upper = cuts(c) ? PARTIAL_UPPER : 0;
+
     if ((at && (r->vector == X86_DB || r->vector == X86_BP)) || !decode(c, at, &z))
-        return 0;
-    return any(&z) | (__builtin_cpu_is("intel") ? intel(&z) : 0);
+        return upper;
+    return upper | any(&z) | (__builtin_cpu_is("intel") ? intel(&z) : 0);
 }
 
 /* Intel does not look at memory that it does not need. */
@@ -123,12 +123,11 @@ static bool spared(const struct insn_case *c, uint64_t at, const struct insn_res
 {
     ZydisDecodedInstruction z;
 
-    if ((a->out.fpu.fsw & 0x80) &&
-        (a->vector == X86_BP || a->vector == X86_DB)) /* what the x87 made in vain, for an unmasked exception */
-        return b->vector != a->vector;
-    if (b->vector != X86_PF && b->vector != X86_AC)
-        return false;
     if (!decode(c, at, &z))
+        return false;
+    if (z.meta.category == ZYDIS_CATEGORY_X87_ALU) /* stored in vain, for an unmasked exception */
+        return (a->out.fpu.fsw & 0x80) && (a->vector == X86_BP || a->vector == X86_DB);
+    if (b->vector != X86_PF && b->vector != X86_AC)
         return false;
     switch ((int)z.mnemonic) {
     case ZYDIS_MNEMONIC_VCVTPS2PH:
@@ -152,8 +151,10 @@ bool insn_other_fault(const struct insn_case *c, const struct insn_result *a, co
     /* SDM Vol. 3A, "Limit Checking": an access around the end of 4 GiB may fault; Intel's goes on at 0. */
     if (c->mode32 && a->vector == X86_PF && a->cr2 >= LAST_32 && a->cr2 <= UINT32_MAX && segment)
         return true;
-    /* what is misaligned too, around the end of all addresses; the way to 32-bit code with a 64-bit RIP */
-    if (segment && (a->vector == X86_AC || (!c->mode32 && a->out.sreg[X86_CS] != b->out.sreg[X86_CS])))
+    /* what is misaligned too, around the end of all addresses; the way to 32-bit code with a 64-bit RIP, which is cut
+     */
+    if (segment && (a->vector == X86_AC || (!c->mode32 && a->out.sreg[X86_CS] != b->out.sreg[X86_CS] &&
+                                            a->vector == X86_PF && a->cr2 == a->out.rip)))
         return true;
-    return spared(c, at, a, b);
+    return (segment || b->vector == X86_PF || b->vector == X86_AC) && spared(c, at, a, b);
 }

@@ -33,10 +33,10 @@ static void moves(struct emit *e, bool avx, bool load)
     }
 }
 
-/* The order: flags first, then everything but RCX's host place, which is the base, last. */
 /* What is loaded of the vector registers: nothing, or the lower halves, the upper ones being zero, or all. */
 enum vectors { LIGHT, LOWER, WHOLE };
 
+/* The order: flags first, then everything but RCX's host place, which is the base, last. */
 static void make_enter(struct emit *e, const struct xlate *x, enum vectors vectors)
 {
     for (unsigned k = 0; k < sizeof(callee_saved); k++) {
