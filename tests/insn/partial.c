@@ -125,8 +125,8 @@ static bool spared(const struct insn_case *c, uint64_t at, const struct insn_res
 
     if (!decode(c, at, &z))
         return false;
-    if (z.meta.category == ZYDIS_CATEGORY_X87_ALU) /* stored in vain, for an unmasked exception */
-        return (a->out.fpu.fsw & 0x80) && (a->vector == X86_BP || a->vector == X86_DB);
+    if (z.meta.category == ZYDIS_CATEGORY_X87_ALU) /* not stored, for an unmasked exception: it ends at the next one */
+        return (a->out.fpu.fsw & 0x80) && a->out.rip > b->out.rip;
     if (b->vector != X86_PF && b->vector != X86_AC)
         return false;
     switch ((int)z.mnemonic) {
