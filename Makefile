@@ -65,9 +65,8 @@ $(DEPS): tools/deps tools/deps.txt
 
 # Changes when the compiler or the flags do.
 FLAGS := $(OBJ)/flags
-# What runs while the host's vector registers are the guest's: no vector registers, and no calls of memcpy and its like.
-NOVEC := cpu/translate/engine cpu/translate/block cpu/translate/softtlb cpu/translate/fast cpu/translate/fast_string cpu/translate/fast_gather cpu/translate/fast_xsave cpu/translate/fault cpu/translate/window \
-	cpu/translate/stubs cpu/translate/direct_map cpu/translate/direct_when x86/paging x86/segment mem/mem mem/code base/lock
+# What may run while the host's vector registers are the guest's: no vector registers, and no calls of memcpy and its like.
+NOVEC := $(filter-out cpu/translate/x87,$(patsubst src/%.c,%,$(wildcard src/cpu/translate/*.c))) x86/paging x86/segment mem/mem mem/code base/lock
 NOVECFLAGS := -mgeneral-regs-only -minline-all-stringops -mstringop-strategy=rep_8byte \
 	-fno-tree-loop-distribute-patterns
 NOW := $(CC) $(CFLAGS) $(LDLIBS) $(NOVEC) $(NOVECFLAGS)

@@ -45,6 +45,8 @@ static unsigned intel(const ZydisDecodedInstruction *z)
     case ZYDIS_MNEMONIC_CALL: /* the target is looked at last */
     case ZYDIS_MNEMONIC_FBSTP:
         return PARTIAL_MEM;
+    case ZYDIS_MNEMONIC_FSTP: /* of ten bytes: significand and exponent apart */
+        return z->opcode == 0xdb ? PARTIAL_MEM : 0;
     case ZYDIS_MNEMONIC_VCVTPS2PH: /* the conversion comes before the store */
         return PARTIAL_MXCSR;
     default:

@@ -4,8 +4,8 @@
  *
  * A test's set-up, or the test if it has none, finds the const struct engine_ops * in *state. A test whose
  * initial_state is set runs on that engine only: for what looks inside an engine, or holds for one engine and is not in
- * the contract. TEST_ENGINE=NAME in the environment leaves only that engine; translate-verify and translate-direct are
- * not run else. TEST_ONLY=PATTERN (with * and ?) leaves only the tests of such a name.
+ * the contract. TEST_ENGINE=NAME in the environment leaves only that engine; translate-verify, translate-direct
+ * and translate-adapted are not run else. TEST_ONLY=PATTERN (with * and ?) leaves only the tests of such a name.
  */
 #ifndef GAZDA_TESTS_UNIT_ENGINE_TESTS_H
 #define GAZDA_TESTS_UNIT_ENGINE_TESTS_H

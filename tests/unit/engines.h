@@ -49,6 +49,22 @@ static inline const struct engine_ops *engine_direct(void)
     return &ops;
 }
 
+/* Likewise, windows with half of all sites adapted. */
+static inline int engine_adapted_create(struct vcpu *v)
+{
+    v->tuning.adapt_half = true;
+    return engine_translate_window.create(v);
+}
+static inline const struct engine_ops *engine_adapted(void)
+{
+    static struct engine_ops ops;
+
+    ops = engine_translate_window;
+    ops.name = "translate-adapted";
+    ops.create = engine_adapted_create;
+    return &ops;
+}
+
 /* NULL if there is none of that name. */
 static inline const struct engine_ops *engine_find(const char *name)
 {
@@ -56,6 +72,8 @@ static inline const struct engine_ops *engine_find(const char *name)
         return engine_verify();
     if (!strcmp(name, engine_direct()->name))
         return engine_direct();
+    if (!strcmp(name, engine_adapted()->name))
+        return engine_adapted();
     for (unsigned i = 0; i < ARRAY_LEN(engines); i++)
         if (!strcmp(engines[i]->name, name))
             return engines[i];

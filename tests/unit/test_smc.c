@@ -23,7 +23,7 @@
 #include <unistd.h>
 
 #include "engine_tests.h"
-#include "vector_machine.h"
+#include "user_machine.h"
 
 #ifdef GAZDA_DEBUG
 enum { ROUNDS = 3000, HANDOVERS = 1000 };
@@ -31,7 +31,7 @@ enum { ROUNDS = 3000, HANDOVERS = 1000 };
 enum { ROUNDS = 40000, HANDOVERS = 4000 };
 #endif
 enum { PAGE2 = 0x1000, ALIAS = IM_DATA, ALIAS2 = IM_DATA + 0x1000, SHARED = IM_STACK + 0x8000, CPUS = 3 };
-enum { USER = 4, TSS = 0xc000, RSP0 = IM_STACK + 0x11000 };
+enum { USER = UM_USER };
 
 struct guest_code {
     const uint8_t *begin, *end;
@@ -44,25 +44,15 @@ struct guest_code {
     extern const uint8_t smc_##name[], smc_##name##_end[];                                                             \
     static const struct guest_code name = { smc_##name, smc_##name##_end };
 
-static bool is_user(struct im *t)
-{
-    return im_get64(t, 0x1000) & USER;
-}
-
-/* The code's pages once more; for user mode everything from the code on, and device memory, is the user's. */
+/* The code's pages once more. */
 static int set_up_as(void **state, uint64_t user, unsigned cpus)
 {
     struct im *t = vm_new_smp(*state, cpus);
 
     im_put64(t, IM_PT + 8 * (ALIAS >> 12), IM_CODE | 3);
     im_put64(t, IM_PT + 8 * (ALIAS2 >> 12), (IM_CODE + PAGE2) | 3);
-    im_put64(t, 0x1000, 0x2003 | user);
-    for (unsigned k = 0; k < 4; k++)
-        im_put64(t, 0x2000 + 8 * k, im_get64(t, 0x2000 + 8 * k) | user);
-    im_put64(t, 0x10000, im_get64(t, 0x10000) | user);
-    im_put64(t, 0x10000 + 8 * (IM_MMIO >> 21), im_get64(t, 0x10000 + 8 * (IM_MMIO >> 21)) | user);
-    for (unsigned k = IM_CODE >> 12; k < 512; k++)
-        im_put64(t, IM_PT + 8 * k, im_get64(t, IM_PT + 8 * k) | user);
+    if (user)
+        um_open(t);
     *state = t;
     return 0;
 }
@@ -85,27 +75,12 @@ static void load(struct im *t, const struct guest_code *g)
     im_load(t, IM_CODE, g->begin, (size_t)(g->end - g->begin));
 }
 
-static void set_cpl(struct im *t, unsigned cpl)
-{
-    uint64_t rsp0 = RSP0 + 0x1000UL * t->v.id;
-
-    mem_write(t->v.mem, TSS + 0x80 * t->v.id + 4, &rsp0, 8);
-    t->c->tr = (struct x86_seg){ .base = TSS + 0x80 * t->v.id, .limit = 0x67, .sel = 40, .attr = 11 | X86_SEG_P };
-    t->c->cpl = (uint8_t)cpl;
-    for (unsigned k = 0; k < X86_SEG_NONE; k++) {
-        struct x86_seg *g = &t->c->seg[k];
-
-        *g = (struct x86_seg){ .limit = ~0U, .sel = (uint16_t)(16 | cpl), .attr = 3 | X86_SEG_S | X86_SEG_P };
-        g->attr |= (uint32_t)(X86_SEG_G | cpl << X86_SEG_DPL_SHIFT) | (k == X86_CS ? 8 | X86_SEG_L : X86_SEG_DB);
-    }
-}
-
 static void start(struct im *t, gva_t at, uint64_t rounds)
 {
     struct cpu_state *c = im_edit(t);
 
     memset(c->gpr, 0, 16 * sizeof(c->gpr[0]));
-    set_cpl(t, is_user(t) ? 3 : 0);
+    um_set_cpl(t, um_is_user(t) ? 3 : 0);
     c->rip = at;
     c->rflags = X86_FL_1;
     c->gpr[X86_RSP] = IM_STACK + 0x1000 * t->v.id;
@@ -114,24 +89,13 @@ static void start(struct im *t, gva_t at, uint64_t rounds)
     im_done(t);
 }
 
-/* Has the code come to its HLT? */
-static bool at_end(struct im *t)
-{
-    uint8_t op = 0;
-
-    if (t->v.exit.kind != EXIT_HLT || !is_user(t))
-        return t->v.exit.kind == EXIT_HLT && im_vector(t) == -1;
-    mem_read(t->v.mem, im_frame(t, 1), &op, 1);
-    return im_vector(t) == X86_GP && op == 0xf4;
-}
-
 static void go(struct im *t, const struct guest_code *g, uint64_t rounds)
 {
     load(t, g);
     start(t, IM_CODE, rounds);
     while (im_run(t) == EXIT_PAUSE)
         ;
-    assert_true(at_end(t));
+    assert_true(um_at_end(t));
     assert_int_equal(t->c->gpr[X86_RCX], 0);
 }
 
@@ -396,7 +360,7 @@ static void test_remap(void **state)
         t->c->gpr[X86_R12] = FN_PAGE;
         im_done(t);
         im_run(t);
-        assert_true(at_end(t));
+        assert_true(um_at_end(t));
         quarters(t);
     }
 }
@@ -506,7 +470,7 @@ static void test_dma_running(void **state)
     im_put64(t, SHARED + 16, 1);
     pthread_join(th, NULL);
     assert_false(r.wrong);
-    assert_true(at_end(t));
+    assert_true(um_at_end(t));
 }
 
 /* ---- other processors ---- */
@@ -573,7 +537,7 @@ static void go_smp(struct smp *s, const struct guest_code *g, uint64_t rounds)
     for (unsigned k = 0; k < CPUS; k++)
         pthread_join(th[k], NULL);
     for (unsigned k = 0; k < CPUS; k++) {
-        assert_true(at_end(s->cpu[k]));
+        assert_true(um_at_end(s->cpu[k]));
         assert_int_equal(s->cpu[k]->c->gpr[X86_RBP], 0);
         assert_int_equal(s->cpu[k]->c->gpr[X86_R13], 0);
     }

@@ -106,6 +106,7 @@ void xl_drop_all(struct xlate *x)
     x->st.code_flushes++;
     xl_tlb_flush(x, true);
     xl_direct_drop(x);
+    xl_sites_forget(x, NO_GPA);
     for (unsigned g = 0; g < CODE_REGIONS; g++) {
         n += x->code.r[g].n;
         if (x->code.r[g].n)
@@ -129,6 +130,7 @@ static void take_requests(struct xlate *x)
         if (x->req.e[k].written) {
             xl_drop_frame(x, x->req.e[k].gpa);
             xl_direct_drop_frame(x, x->req.e[k].gpa, true);
+            xl_sites_forget(x, x->req.e[k].gpa);
         } else {
             xl_tlb_protect(x, x->req.e[k].gpa);
         }
@@ -490,6 +492,8 @@ static void loop(struct xlate *x)
                 xl_direct_run(x);
                 continue;
             }
+            if (unlikely(x->win.told) && (x->kind & KIND_WIN))
+                xl_win_return(x);
             if (x->kind == KIND_NONE || !(resume = xl_find(x))) {
                 x->step_due = !x->direct.cold || !xl_direct_wanted(x);
                 continue;

@@ -115,7 +115,7 @@ static void in_window(struct trans *t, const struct gather *g, struct xrec *slow
 bool rewrite_gather(struct trans *t)
 {
     ZydisDecodedOperand base = t->op[1];
-    bool win = t->kind & KIND_WIN, wide = t->m64 && t->i->address_width == 64;
+    bool win = tr_window(t), wide = t->m64 && t->i->address_width == 64;
     struct gather g;
     struct xrec *slow;
 

@@ -91,6 +91,8 @@ static bool access_of(const struct trans *t, const struct tr_insn *in, struct ac
 {
     const ZydisDecodedOperand *m = NULL;
 
+    if (in->soft)
+        return false;
     if (stack_access(t, in, a))
         return true;
     switch (in->i.mnemonic) {

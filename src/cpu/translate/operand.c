@@ -244,7 +244,7 @@ static void window(struct trans *t, unsigned at)
 
 void op_lookup(struct trans *t, unsigned size, bool write)
 {
-    if (t->kind & KIND_WIN)
+    if (tr_window(t))
         window(t, R11);
     else
         lookup(t, tr_rec(t, X_MISS, t->off), size, write);

@@ -302,6 +302,7 @@ static bool decode_ahead(struct trans *t, const struct xl_source *s, unsigned av
                 return false;
         }
         in->off = (uint16_t)((s->lin & ~PAGE_MASK) + at);
+        in->soft = (t->kind & KIND_WIN) && xl_site_adapted(t->x, (s->gpa & PAGE_MASK) + in->off);
         at += in->i.length;
         t->ninsns++;
         if (t->single || ends_block(&in->i) || (t->x->verify && reads_clock(&in->i)))

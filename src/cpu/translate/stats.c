@@ -68,6 +68,8 @@ static void put_memory(const struct xl_stats *s, put_fn *put, void *arg)
     put(arg, "windows.pages_filled", s->win_fills);
     put(arg, "windows.flushes", s->win_flushes);
     put(arg, "windows.promotions", s->win_promotions);
+    put(arg, "windows.filled_on_return", s->win_returns);
+    put(arg, "adapted_sites", s->adapted);
 }
 
 static void put_direct(const struct xlate *x, put_fn *put, void *arg)

@@ -174,7 +174,7 @@ static void window_run(struct trans *t, const struct string *s, unsigned reg, co
 
 static void run_addend(struct trans *t, const struct string *s, unsigned reg, const struct xrec *slow)
 {
-    if (t->kind & KIND_WIN)
+    if (tr_window(t))
         window_run(t, s, reg, slow);
     else
         soft_run(t, s, reg, s->store && reg == RDI, slow);
@@ -247,7 +247,7 @@ static void run_inline(struct trans *t, const struct string *s, struct xrec *slo
     em8(e, 0xeb); /* over the next one */
     em8(e, 5);
     none = em_jmp(e);
-    if (!(t->kind & KIND_WIN) || !t->m64) {
+    if (!tr_window(t) || !t->m64) {
         em_lea(e, RCX, HMEM(RCX, -1));
         page_bytes(t, slow);
     }

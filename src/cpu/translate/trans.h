@@ -41,6 +41,7 @@ struct tr_insn {
     uint16_t off;  /* in its page */
     uint8_t group; /* 1 + index of what its memory access belongs to, or 0 */
     uint8_t last;  /* it is the group's last member */
+    bool soft;     /* the soft TLB, though the block has windows: adapt.c */
     int32_t disp;  /* of the access, from the base register as it is before this instruction */
     int32_t at;    /* likewise, from where it was before the group's first member */
 };
@@ -105,6 +106,12 @@ struct trans {
 
 #define X(f) HGS(offsetof(struct xlate, f))
 #define HOME(r) HGS(offsetof(struct xlate, home) + 8 * (unsigned)(r))
+
+/* Whether the instruction's accesses are through windows. */
+static inline bool tr_window(const struct trans *t)
+{
+    return (t->kind & KIND_WIN) && !t->g->soft;
+}
 
 /* Host register of a guest register, or -1 when it lives in memory. */
 static inline int host_reg(unsigned g)

@@ -87,6 +87,7 @@ static void drop_all(struct xlate *x)
     for (uint32_t i = 0; i < w->n; i++)
         w->page[w->log[i]] = (struct xl_win_page){ 0 };
     w->slots = w->n = 0;
+    w->told = false;
     x->st.win_flushes++;
 }
 
@@ -206,6 +207,7 @@ static void note(struct xlate *x, gva_t lin, gpa_t gpa, bool write)
 struct place {
     gpa_t gpa;
     bool write;
+    bool faults; /* the guest must be told */
 };
 
 /* Whether user code may have page lin, for what. Sets A, and D if write. */
@@ -214,7 +216,8 @@ static bool place_of(struct xlate *x, gva_t lin, bool write, struct place *p)
     struct x86_xlate r;
     struct x86_fault f;
 
-    if (!x86_walk(x->cpu, &x->phys, lin, X86_ACC_USER | (write ? X86_ACC_WRITE : X86_ACC_READ), &r, &f))
+    p->faults = !x86_walk(x->cpu, &x->phys, lin, X86_ACC_USER | (write ? X86_ACC_WRITE : X86_ACC_READ), &r, &f);
+    if (p->faults)
         return false;
     const volatile uint8_t *flags = mem_frame_flags(x->v->mem, r.gpa);
     if (!flags || !mem_frame_get(x->v->mem, r.gpa & PAGE_MASK))
@@ -244,31 +247,21 @@ static unsigned around(struct xlate *x, gva_t lin, const struct place *first)
     return n;
 }
 
-enum xl_miss xl_win_miss(struct xlate *x, uintptr_t host, bool write)
+/* Maps page lin, which is at p, and what is around it. */
+static enum xl_miss map(struct xlate *x, gva_t lin, const struct place *p)
 {
     struct xl_win *w = &x->win;
-    struct place p;
     uint64_t off;
-    gva_t lin = 0;
-    bool found = false;
 
-    for (unsigned s = 0; s < w->slots && !found; s++) {
-        uintptr_t in = host - slot_start(x, s);
-        if (in < SLOT_SIZE) {
-            lin = ((gva_t)w->slot[s].index << SLOT_SHIFT) + (in & PAGE_MASK);
-            found = true;
-        }
-    }
-    x->st.win_misses++;
-    if (!found || !place_of(x, lin, write, &p) || !mem_file_offset(x->v->mem, p.gpa, &off))
+    if (!mem_file_offset(x->v->mem, p->gpa, &off))
         return MISS_STEP;
-    unsigned n = around(x, lin, &p);
+    unsigned n = around(x, lin, p);
     struct xl_win_slot *slot = slot_of(x, lin);
     uintptr_t at = x->wtab[lin >> SLOT_SHIFT] + lin;
-    int prot = p.write ? PROT_READ | PROT_WRITE : PROT_READ;
+    int prot = p->write ? PROT_READ | PROT_WRITE : PROT_READ;
 
     for (unsigned k = 0; k < n; k++)
-        note(x, lin + k * PAGE_SIZE, p.gpa + k * PAGE_SIZE, p.write);
+        note(x, lin + k * PAGE_SIZE, p->gpa + k * PAGE_SIZE, p->write);
     if (mmap((void *)at, n * PAGE_SIZE, prot, MAP_FIXED | MAP_SHARED | MAP_POPULATE, mem_fd(x->v->mem), (off_t)off) ==
         MAP_FAILED) {
         xl_win_flush(x); /* too many mappings */
@@ -283,6 +276,49 @@ enum xl_miss xl_win_miss(struct xlate *x, uintptr_t host, bool write)
         return MISS_STEP;
     }
     return MISS_RETRY;
+}
+
+enum xl_miss xl_win_miss(struct xlate *x, uintptr_t host, bool write)
+{
+    struct xl_win *w = &x->win;
+    struct place p;
+    gva_t lin = 0;
+    bool found = false;
+
+    for (unsigned s = 0; s < w->slots && !found; s++) {
+        uintptr_t in = host - slot_start(x, s);
+        if (in < SLOT_SIZE) {
+            lin = ((gva_t)w->slot[s].index << SLOT_SHIFT) + (in & PAGE_MASK);
+            found = true;
+        }
+    }
+    x->st.win_misses++;
+    if (!found)
+        return MISS_STEP;
+    if (place_of(x, lin, write, &p))
+        return map(x, lin, &p);
+    if (p.faults) {
+        w->told = true;
+        w->told_lin = lin;
+    } else {
+        const struct tblock *b = xl_block_at(x, x->retry_pc);
+        if (b && !b->dead)
+            xl_site_faulted(x, (b->gpa & PAGE_MASK) | (x->aux & ~PAGE_MASK));
+    }
+    return MISS_STEP;
+}
+
+/* As for reading: what may be written is known by D, which is not for this function to set. */
+void xl_win_return(struct xlate *x)
+{
+    gva_t lin = x->win.told_lin;
+    struct place p;
+
+    x->win.told = false;
+    if ((entry(x, lin)->used && entry(x, lin)->lin == lin) || !place_of(x, lin, false, &p) || !window(x, lin))
+        return;
+    x->st.win_returns++;
+    map(x, lin, &p);
 }
 
 /*

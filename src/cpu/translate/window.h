@@ -6,7 +6,7 @@
 #include "cpu/tuning.h"
 #include "cpu/translate/softtlb.h"
 
-enum { XL_WIN_SLOTS = 4, XL_WIN_PAGES = 1 << 18 };
+enum { XL_WIN_SLOTS = 4, XL_WIN_PAGES = 1 << 18, XL_SITES = 256 };
 
 struct xl_win_page {
     gva_t lin;
@@ -17,11 +17,20 @@ struct xl_win_slot {
     unsigned index;   /* bits 39..47 of the addresses */
     uintptr_t lo, hi; /* host addresses between which something is mapped */
 };
+/* An instruction whose accesses fault for what filling does not cure. */
+struct xl_site {
+    gpa_t gpa;
+    uint32_t faults;
+};
 struct xl_win {
     enum engine_mmu mode;
     bool active;
     unsigned ticks, need; /* timer ticks without a flush; how many promote */
     unsigned drops, lost, maps, maps_max;
+    bool told;       /* the guest was told of a page fault: */
+    gva_t told_lin;  /* there; mapped when it goes on */
+    unsigned nsites; /* sites in use since they were last cleared */
+    struct xl_site site[XL_SITES];
     uintptr_t area;
     unsigned slots;
     struct xl_win_slot slot[XL_WIN_SLOTS];
@@ -43,5 +52,15 @@ void xl_win_tick(struct xlate *x);
 /* After a fault at a host address. RETRY: the page is there now. */
 enum xl_miss xl_win_miss(struct xlate *x, uintptr_t host, bool write);
 bool xl_win_scan(struct xlate *x);
+/* User code goes on after a page fault that the guest was told of: maps the page, if it is there now. */
+void xl_win_return(struct xlate *x);
+
+/*
+ * adapt.c: sites that go on faulting are translated anew, with the soft TLB. The address is the instruction's.
+ */
+void xl_site_faulted(struct xlate *x, gpa_t gpa);
+bool xl_site_adapted(const struct xlate *x, gpa_t gpa);
+/* The frame's code has changed, or (NO_GPA) that of any. */
+void xl_sites_forget(struct xlate *x, gpa_t frame);
 
 #endif
