@@ -160,6 +160,11 @@ void stub_map(struct stub *s, uint64_t at, uint64_t len, int prot, uint64_t off)
                         .arg = { at, len, (uint64_t)prot, MAP_SHARED | MAP_FIXED | MAP_POPULATE, STUB_FD_RAM, off } });
 }
 
+void stub_protect(struct stub *s, uint64_t at, uint64_t len, int prot)
+{
+    add(s, (struct op){ .nr = SYS_mprotect, .arg = { at, len, (uint64_t)prot } });
+}
+
 uint8_t *stub_page(struct stub *s, unsigned k)
 {
     return s->mem + SHARED_END + 4096 * k;

@@ -42,6 +42,8 @@ void stub_free(struct stub *s);
 
 /* Asked for now, done before the guest runs again. prot: PROT_*; off: in the file. All in whole pages. */
 void stub_map(struct stub *s, uint64_t at, uint64_t len, int prot, uint64_t off);
+/* Of what is mapped: half the cost of mapping it anew. */
+void stub_protect(struct stub *s, uint64_t at, uint64_t len, int prot);
 /* A page of memory that only this stub has, and its mapping (read and execute). */
 uint8_t *stub_page(struct stub *s, unsigned k);
 void stub_map_page(struct stub *s, uint64_t at, unsigned k);

@@ -321,14 +321,19 @@ static void map_copy(struct xlate *x, struct xl_space *s, const struct place *p)
     stub_map_page(s->stub, p->page.lin, k);
 }
 
+static int prot_of(const struct place *p)
+{
+    return PROT_READ | (p->page.write ? PROT_WRITE : 0) | (p->page.exec ? PROT_EXEC : 0);
+}
+
 static void map_run(struct xlate *x, struct xl_space *s, const struct place *p, unsigned n)
 {
+    int prot = prot_of(p);
+
     if (p->page.copy) {
         map_copy(x, s, p);
         return;
     }
-    int prot = PROT_READ | (p->page.write ? PROT_WRITE : 0) | (p->page.exec ? PROT_EXEC : 0);
-
     stub_map(s->stub, p->page.lin, n * PAGE_SIZE, prot, p->off);
 }
 
@@ -336,12 +341,21 @@ enum xl_miss xl_direct_fill(struct xlate *x, struct xl_space *s, gva_t lin, bool
 {
     unsigned around = exec ? AROUND_EXEC : AROUND, n = 1, ops = 1;
     struct place first = { 0 }, p = { 0 };
+    const struct xl_direct_page *old;
     bool skip = x->direct.skip;
 
     lin &= PAGE_MASK;
-    if (!place_of(x, s, want(&first, lin, write, exec)) || !note(x, s, &first.page))
+    if (!place_of(x, s, want(&first, lin, write, exec)))
+        return MISS_STEP;
+    old = lookup(s, lin);
+    bool there = old && old->frame == first.page.frame && !old->copy && !first.page.copy;
+    if (!note(x, s, &first.page))
         return MISS_STEP;
     x->st.direct_fills++;
+    if (there) { /* it may be written now, or executed */
+        stub_protect(s->stub, lin, PAGE_SIZE, prot_of(&first));
+        return MISS_RETRY;
+    }
     for (unsigned k = 1; k < around; k++) { /* what goes on in the memfd too is one call for all */
         gva_t next = lin + k * PAGE_SIZE;
 

@@ -278,6 +278,18 @@ static enum xl_miss map(struct xlate *x, gva_t lin, const struct place *p)
     return MISS_RETRY;
 }
 
+/* The page is mapped for reading, and may be written now: half the cost of mapping it anew. */
+static bool opened(struct xlate *x, gva_t lin, const struct place *p)
+{
+    struct xl_win_page *e = entry(x, lin);
+
+    if (!e->used || e->lin != lin || e->frame != p->gpa >> PAGE_SHIFT || e->write || !p->write ||
+        mprotect((void *)(x->wtab[lin >> SLOT_SHIFT] + lin), PAGE_SIZE, PROT_READ | PROT_WRITE))
+        return false;
+    e->write = true;
+    return true;
+}
+
 enum xl_miss xl_win_miss(struct xlate *x, uintptr_t host, bool write)
 {
     struct xl_win *w = &x->win;
@@ -296,7 +308,7 @@ enum xl_miss xl_win_miss(struct xlate *x, uintptr_t host, bool write)
     if (!found)
         return MISS_STEP;
     if (place_of(x, lin, write, &p))
-        return map(x, lin, &p);
+        return opened(x, lin, &p) ? MISS_RETRY : map(x, lin, &p);
     if (p.faults) {
         w->told = true;
         w->told_lin = lin;
