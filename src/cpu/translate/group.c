@@ -163,17 +163,23 @@ bool group_moves_by(const struct trans *t, const struct tr_insn *in, unsigned g,
     }
 }
 
-bool group_writes(const struct tr_insn *in, unsigned g)
+/* The general registers that the instruction writes. */
+static uint16_t written(const struct tr_insn *in)
 {
+    unsigned mask = 0;
     bool high;
 
-    if (in->i.meta.category == ZYDIS_CATEGORY_STRINGOP && (g == X86_RSI || g == X86_RDI || g == X86_RCX))
-        return true; /* the decoder does not tell for all of them */
+    if (in->i.meta.category == ZYDIS_CATEGORY_STRINGOP) /* the decoder does not tell for all of them */
+        mask = 1U << X86_RSI | 1U << X86_RDI | 1U << X86_RCX;
     for (unsigned k = 0; k < in->i.operand_count; k++)
-        if (op_is_gpr(&in->op[k]) && (in->op[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
-            op_gpr(in->op[k].reg.value, &high) == g)
-            return true;
-    return false;
+        if (op_is_gpr(&in->op[k]) && (in->op[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+            mask |= 1U << op_gpr(in->op[k].reg.value, &high);
+    return (uint16_t)mask;
+}
+
+bool group_writes(const struct tr_insn *in, unsigned g)
+{
+    return in->writes >> g & 1;
 }
 
 /* The open group that the access fits into, or NULL. */
@@ -259,6 +265,7 @@ void group_find(struct trans *t)
         struct access a;
 
         in->group = 0;
+        in->writes = written(in);
         if (access_of(t, in, &a)) {
             o = fitting(t, open, n, &a);
             if (!o)

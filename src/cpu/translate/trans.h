@@ -38,12 +38,13 @@ struct tr_insn {
     ZydisDecodedInstruction i;
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
     const uint8_t *raw;
-    uint16_t off;  /* in its page */
-    uint8_t group; /* 1 + index of what its memory access belongs to, or 0 */
-    uint8_t last;  /* it is the group's last member */
-    bool soft;     /* the soft TLB, though the block has windows: adapt.c */
-    int32_t disp;  /* of the access, from the base register as it is before this instruction */
-    int32_t at;    /* likewise, from where it was before the group's first member */
+    uint16_t off;    /* in its page */
+    uint8_t group;   /* 1 + index of what its memory access belongs to, or 0 */
+    uint8_t last;    /* it is the group's last member */
+    uint16_t writes; /* general registers that it writes; group_find sets it */
+    bool soft;       /* the soft TLB, though the block has windows: adapt.c */
+    int32_t disp;    /* of the access, from the base register as it is before this instruction */
+    int32_t at;      /* likewise, from where it was before the group's first member */
 };
 
 /*
