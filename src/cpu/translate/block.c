@@ -315,6 +315,14 @@ static gpa_t next_page(struct xlate *x, gva_t lin)
     return xl_code_gpa(x, next, &gpa) && code_host(x, gpa) ? gpa : NO_GPA;
 }
 
+bool xl_block_begins(struct xlate *x, gva_t lin, gpa_t gpa, unsigned kind)
+{
+    for (const struct tblock *b = *bucket(x, gpa, lin & PAGE_MASK, kind); b; b = b->hnext)
+        if (b->gpa == gpa && b->kind == kind && ((b->kind & KIND_PIC) || b->page == (lin & PAGE_MASK)))
+            return b->gpa2 == NO_GPA;
+    return false;
+}
+
 static struct tblock *make(struct xlate *x, gva_t lin, gpa_t gpa, unsigned kind)
 {
     struct xl_source s = { .kind = kind, .lin = lin, .gpa = gpa, .gpa2 = NO_GPA, .host = code_host(x, gpa) };

@@ -78,6 +78,7 @@ struct tblock {
     gva_t page;              /* linear page, if not PIC */
     uint32_t kind;
     uint32_t start, entry, end; /* code offsets: entry by jump cache, entry by link, end */
+    uint32_t cold, cold_end;    /* likewise, of its ways out */
     uint16_t bytes, n;
     bool dead;
     struct xrec *in;               /* links to this block */
@@ -106,6 +107,8 @@ void xl_set_kind(struct xlate *x, unsigned kind);
 const uint8_t *xl_find(struct xlate *x);
 /* split: the block without groups. */
 struct tblock *xl_lookup(struct xlate *x, gva_t lin, bool split);
+/* Whether there is a block of that kind that begins there (and does not depend on another page). */
+bool xl_block_begins(struct xlate *x, gva_t lin, gpa_t gpa, unsigned kind);
 void xl_jc_init(struct xlate *x);
 void xl_link(struct xlate *x, struct xrec *r, struct tblock *to);
 void xl_drop_frame(struct xlate *x, gpa_t gpa);

@@ -33,7 +33,7 @@ static const uint8_t *map_again(uint8_t *rw)
 
 int codemem_new(struct codemem *m, void (*drop)(void *arg, unsigned region), void *arg)
 {
-    *m = (struct codemem){ .drop = drop, .arg = arg };
+    *m = (struct codemem){ .drop = drop, .arg = arg, .cold_pos = CODE_HOT };
     m->rw = map(TOTAL, MAP_SHARED);
     m->rx = map_again(m->rw);
     m->meta = map(META_TOTAL, MAP_PRIVATE);
@@ -59,12 +59,14 @@ void codemem_free(struct codemem *m)
     memset(m, 0, sizeof(*m));
 }
 
-void codemem_reserve(struct codemem *m, unsigned code, unsigned meta)
+void codemem_reserve(struct codemem *m, unsigned code, unsigned cold, unsigned meta)
 {
-    if (m->code_pos + code <= CODE_REGION && m->meta_pos + meta <= META_REGION && m->r[m->region].n < CODE_BLOCKS)
+    if (m->code_pos + code <= CODE_HOT && m->cold_pos + cold <= CODE_REGION && m->meta_pos + meta <= META_REGION &&
+        m->r[m->region].n < CODE_BLOCKS)
         return;
     m->region = (m->region + 1) % CODE_REGIONS;
     m->code_pos = m->region ? 0 : m->keep;
+    m->cold_pos = CODE_HOT;
     m->meta_pos = m->region ? 0 : m->keep_meta;
     if (m->r[m->region].n)
         m->drop(m->arg, m->region);
@@ -80,8 +82,9 @@ void *codemem_meta(struct codemem *m, size_t size)
     return p;
 }
 
-void codemem_commit(struct codemem *m, uint32_t code, struct tblock *b)
+void codemem_commit(struct codemem *m, uint32_t code, uint32_t cold, struct tblock *b)
 {
     m->code_pos += (code + 15) & ~15U;
+    m->cold_pos += cold;
     m->r[m->region].block[m->r[m->region].n++] = b;
 }

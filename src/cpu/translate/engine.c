@@ -117,6 +117,7 @@ void xl_drop_all(struct xlate *x)
         x->code.r[g].n = 0;
     x->code.region = 0;
     x->code.code_pos = x->code.keep;
+    x->code.cold_pos = CODE_HOT;
     x->code.meta_pos = x->code.keep_meta;
 }
 

@@ -53,24 +53,44 @@ void tr_exit(struct trans *t, const struct xrec *r)
     em_patch32(&t->e, at, (uint32_t)(t->x->exit - t->x->code.rx) - (t->base + at + 4));
 }
 
-static void stubs(struct trans *t)
+/* Jumps to other pages, which are a part of what runs. */
+static void cross_stubs(struct trans *t)
 {
+    for (unsigned k = 0; k < t->nstubs; k++)
+        if (t->stub[k].form == STUB_CROSS) {
+            em_land32(&t->e, t->stub[k].at);
+            flow_cross_stub(t, &t->recs[t->stub[k].rec]);
+        }
+}
+
+/* The ways out, which most blocks do not take: the links of branches, and misses. They are elsewhere. */
+static void cold_stubs(struct trans *t)
+{
+    struct xlate *x = t->x;
+    struct emit main = t->e;
+    uint32_t base = t->base;
+
+    t->base = t->b->cold = codemem_cold(&x->code);
+    t->e = (struct emit){ .p = x->code.rw + t->base, .max = TR_COLD };
     for (unsigned k = 0; k < t->nstubs; k++) {
         struct xrec *r = &t->recs[t->stub[k].rec];
+        uint32_t at = t->stub[k].at;
 
-        em_land32(&t->e, t->stub[k].at);
+        if (t->stub[k].form == STUB_CROSS)
+            continue;
+        em_patch32(&main, at, t->base + t->e.n - (base + at + 4));
         if (r->kind == X_LINK)
             r->stub = t->base + t->e.n;
         else if (r->kind == X_GROUP)
             r->miss = t->base + t->e.n;
-        if (t->stub[k].form == STUB_CROSS) {
-            flow_cross_stub(t, r);
-            continue;
-        }
         if (t->stub[k].form == STUB_MISS)
             em_mov(&t->e, R10, R11);
         tr_exit(t, r);
     }
+    assert(!t->e.full);
+    t->b->cold_end = t->base + t->e.n;
+    t->e = main;
+    t->base = base;
 }
 
 /* MOV of general registers and memory only; bit tests with a register only if both are registers. */
@@ -202,7 +222,8 @@ static void finish(struct trans *t, unsigned bytes)
 
     t->side[t->nside].host = (uint16_t)t->e.n; /* where stubs begin */
     t->side[t->nside].commit = 0;
-    stubs(t);
+    cross_stubs(t);
+    cold_stubs(t);
     assert(!t->e.full);
     b->end = t->base + t->e.n;
     b->bytes = (uint16_t)bytes;
@@ -212,10 +233,10 @@ static void finish(struct trans *t, unsigned bytes)
     x->code.meta_pos -= (uint32_t)((TR_RECS - t->nrecs) * sizeof(struct xrec)) & ~15U;
     b->side = codemem_meta(&x->code, (t->nside + 1) * sizeof(struct xside));
     memcpy(b->side, t->side, (t->nside + 1) * sizeof(struct xside));
-    codemem_commit(&x->code, t->e.n, b);
+    codemem_commit(&x->code, t->e.n, b->cold_end - b->cold, b);
     x->st.blocks++;
     x->st.insns += t->nside;
-    x->st.code_bytes += t->e.n;
+    x->st.code_bytes += t->e.n + b->cold_end - b->cold;
 }
 
 /* Marks the lines of code, copies them; a change behind our back moves the generation and drops the block. */
@@ -292,6 +313,8 @@ static bool decode_ahead(struct trans *t, const struct xl_source *s, unsigned av
     while (t->ninsns < limit) {
         struct tr_insn *in = &t->in[t->ninsns];
 
+        if (t->ninsns && t->ctx != CTX_USER && xl_block_begins(t->x, s->lin + at, s->gpa + at, t->kind))
+            break; /* the rest is there */
         fetch(t, s, avail, &have, at);
         if (!(at < have && decode(t, &d, at, have - at))) {
             if (t->ninsns) {
@@ -354,7 +377,7 @@ struct tblock *xl_translate(struct xlate *x, const struct xl_source *s)
     t->ctx = kind_ctx(s->kind);
     t->m64 = (s->kind & KIND_MODE) == X86_MODE_64;
     t->r10_group = -1;
-    codemem_reserve(&x->code, TR_CODE, TR_META);
+    codemem_reserve(&x->code, TR_CODE, TR_COLD, TR_META);
     if (avail > TR_BYTES)
         avail = TR_BYTES;
     t->b = codemem_meta(&x->code, sizeof(*t->b));

@@ -26,8 +26,11 @@ static uint64_t used(const struct codemem *m)
     uint64_t sum = 0;
 
     for (unsigned g = 0; g < CODE_REGIONS; g++)
-        if (m->r[g].n)
-            sum += m->r[g].block[m->r[g].n - 1]->end - g * (uint64_t)CODE_REGION;
+        if (m->r[g].n) {
+            const struct tblock *last = m->r[g].block[m->r[g].n - 1];
+
+            sum += last->end - g * (uint64_t)CODE_REGION + last->cold_end - (g * (uint64_t)CODE_REGION + CODE_HOT);
+        }
     return sum ? sum : m->keep;
 }
 

@@ -44,34 +44,36 @@ static void put_insn(FILE *f, uint64_t at, const uint8_t *code, unsigned len, Zy
     fprintf(f, "%*s%s\n", n < 34 ? 34 - n : 0, "", d.text);
 }
 
-/* The host's code from one offset in the block to another. */
-static void put_host(FILE *f, const struct trans *t, unsigned from, unsigned to)
+/* The host's code from one offset to another. */
+static void put_host(FILE *f, const struct trans *t, uint32_t from, uint32_t to)
 {
+    const struct codemem *m = &t->x->code;
     ZydisDecoder d;
     ZydisDecodedInstruction i;
 
     ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     for (; from < to; from += i.length) {
-        if (ZYAN_FAILED(ZydisDecoderDecodeInstruction(&d, NULL, t->e.p + from, to - from, &i)))
+        if (ZYAN_FAILED(ZydisDecoderDecodeInstruction(&d, NULL, m->rw + from, to - from, &i)))
             return;
         fputs("        ", f);
-        put_insn(f, (uintptr_t)t->x->code.rx + t->base + from, t->e.p + from, to - from, ZYDIS_MACHINE_MODE_LONG_64);
+        put_insn(f, (uintptr_t)m->rx + from, m->rw + from, to - from, ZYDIS_MACHINE_MODE_LONG_64);
     }
 }
 
 static void put_code(FILE *f, const struct trans *t)
 {
-    put_host(f, t, 0, t->side[0].host);
+    put_host(f, t, t->base, t->base + t->side[0].host);
     for (unsigned k = 0; k < t->nside; k++) {
         if (k < t->ninsns) {
             fputs("    ", f);
             put_insn(f, t->page + t->in[k].off, t->in[k].raw, t->in[k].i.length,
                      t->m64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32);
         }
-        put_host(f, t, t->side[k].host, t->side[k + 1].host);
+        put_host(f, t, t->base + t->side[k].host, t->base + t->side[k + 1].host);
     }
     fputs("    ways out\n", f);
-    put_host(f, t, t->side[t->nside].host, t->e.n);
+    put_host(f, t, t->base + t->side[t->nside].host, t->b->end);
+    put_host(f, t, t->b->cold, t->b->cold_end);
 }
 
 static gva_t first(const struct trans *t)
@@ -117,9 +119,11 @@ void xl_trace_block(const struct trans *t)
 
     if (tune->trace)
         trace(t, tune->trace);
-    if (tune->perf_map)
-        symbol(tune->perf_map, t->x->code.rx + t->b->start, t->b->end - t->b->start,
-               t->ctx == CTX_USER ? "guest-user" : "guest-kernel", first(t));
+    if (!tune->perf_map)
+        return;
+    const char *name = t->ctx == CTX_USER ? "guest-user" : "guest-kernel";
+    symbol(tune->perf_map, t->x->code.rx + t->b->start, t->b->end - t->b->start, name, first(t));
+    symbol(tune->perf_map, t->x->code.rx + t->b->cold, t->b->cold_end - t->b->cold, name, first(t));
 }
 
 void xl_trace_start(struct xlate *x)

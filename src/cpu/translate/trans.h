@@ -18,8 +18,9 @@ enum {
     TR_GROUPS = 64,
     TR_GROUP_SPAN = 512, /* bytes that one lookup may cover */
     TR_RECS = 256,
-    TR_CODE = 40 << 10,
-    TR_MAIN = 24 << 10, /* of it before the stubs */
+    TR_CODE = 32 << 10, /* what goes on in the block: the translation, of at most */
+    TR_MAIN = 24 << 10, /* this, and jumps to other pages of user code */
+    TR_COLD = 8 << 10,  /* the ways out */
     TR_BYTES = 512,     /* guest bytes of a block */
     TR_META = sizeof(struct tblock) + TR_RECS * sizeof(struct xrec) + (TR_INSNS + 1) * sizeof(struct xside) + 64,
 };
