@@ -14,7 +14,7 @@ enum {
     TICK_CYCLES = 1500000,    /* less between two ticks tells nothing */
     CYCLES_IN = 120000,       /* translated: at least so many on average between two returns to user mode */
     CYCLES_OUT = 80000,       /* directly: between two traps */
-    CYCLES_CROWDED = 4000000, /* both, where each trap waits for others */
+    CYCLES_CROWDED = 2000000, /* both, where each trap waits for others */
     CYCLES_FILL = 250000,     /* likewise, if most map pages that the guest has: it changes its mappings all the time */
     CHURN_TICKS = 2,
     GAIN = 4,
