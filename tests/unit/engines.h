@@ -17,6 +17,16 @@ static const struct engine_ops *const engines[] = {
     &engine_translate_window,
 };
 
+/* An engine in another setting, which create makes. */
+static inline const struct engine_ops *engine_variant(struct engine_ops *ops, const struct engine_ops *of,
+                                                      const char *name, int (*create)(struct vcpu *v))
+{
+    *ops = *of;
+    ops->name = name;
+    ops->create = create;
+    return ops;
+}
+
 /* The translator, verified by the interpreter; not in the list (special), but engine_find has it. */
 static inline int engine_verify_create(struct vcpu *v)
 {
@@ -27,10 +37,7 @@ static inline const struct engine_ops *engine_verify(void)
 {
     static struct engine_ops ops;
 
-    ops = engine_translate;
-    ops.name = "translate-verify";
-    ops.create = engine_verify_create;
-    return &ops;
+    return engine_variant(&ops, &engine_translate, "translate-verify", engine_verify_create);
 }
 
 /* Likewise, with user code in processes of its own whenever that can be. */
@@ -43,10 +50,7 @@ static inline const struct engine_ops *engine_direct(void)
 {
     static struct engine_ops ops;
 
-    ops = engine_translate;
-    ops.name = "translate-direct";
-    ops.create = engine_direct_create;
-    return &ops;
+    return engine_variant(&ops, &engine_translate, "translate-direct", engine_direct_create);
 }
 
 /* Likewise, windows with half of all sites adapted. */
@@ -59,10 +63,7 @@ static inline const struct engine_ops *engine_adapted(void)
 {
     static struct engine_ops ops;
 
-    ops = engine_translate_window;
-    ops.name = "translate-adapted";
-    ops.create = engine_adapted_create;
-    return &ops;
+    return engine_variant(&ops, &engine_translate_window, "translate-adapted", engine_adapted_create);
 }
 
 /* NULL if there is none of that name. */

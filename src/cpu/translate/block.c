@@ -315,10 +315,16 @@ static gpa_t next_page(struct xlate *x, gva_t lin)
     return xl_code_gpa(x, next, &gpa) && code_host(x, gpa) ? gpa : NO_GPA;
 }
 
+/* But for the page behind. */
+static bool is_at(const struct tblock *b, gva_t lin, gpa_t gpa, unsigned kind)
+{
+    return b->gpa == gpa && b->kind == kind && ((b->kind & KIND_PIC) || b->page == (lin & PAGE_MASK));
+}
+
 bool xl_block_begins(struct xlate *x, gva_t lin, gpa_t gpa, unsigned kind)
 {
     for (const struct tblock *b = *bucket(x, gpa, lin & PAGE_MASK, kind); b; b = b->hnext)
-        if (b->gpa == gpa && b->kind == kind && ((b->kind & KIND_PIC) || b->page == (lin & PAGE_MASK)))
+        if (is_at(b, lin, gpa, kind))
             return b->gpa2 == NO_GPA;
     return false;
 }
@@ -358,8 +364,7 @@ struct tblock *xl_lookup(struct xlate *x, gva_t lin, bool split)
     if (!xl_code_gpa(x, lin, &gpa))
         return NULL;
     for (b = *bucket(x, gpa, lin & PAGE_MASK, kind); b; b = b->hnext)
-        if (b->gpa == gpa && b->kind == kind && ((b->kind & KIND_PIC) || b->page == (lin & PAGE_MASK)) &&
-            (b->gpa2 == NO_GPA || b->gpa2 == next_page(x, lin)))
+        if (is_at(b, lin, gpa, kind) && (b->gpa2 == NO_GPA || b->gpa2 == next_page(x, lin)))
             return b;
     return make(x, lin, gpa, kind);
 }

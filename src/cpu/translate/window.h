@@ -27,9 +27,9 @@ struct xl_win {
     bool active;
     unsigned ticks, need; /* timer ticks without a flush; how many promote */
     unsigned drops, lost, maps, maps_max;
-    bool told;       /* the guest was told of a page fault: */
-    gva_t told_lin;  /* there; mapped when it goes on */
-    unsigned nsites; /* sites in use since they were last cleared */
+    bool told;      /* the guest was told of a page fault: */
+    gva_t told_lin; /* there; mapped when it goes on */
+    bool any_site;  /* one has faulted since they were last cleared */
     struct xl_site site[XL_SITES];
     uintptr_t area;
     unsigned slots;
