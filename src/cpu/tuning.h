@@ -23,6 +23,7 @@ struct engine_tuning {
     unsigned cpus;   /* of the machine: with more than one, memory may change under an instruction; 0 is 1 */
     bool verify;     /* translate: every translated instruction also runs in the interpreter; a difference is fatal */
     bool adapt_half; /* for tests: half of all sites in windows are taken for adapted ones */
+    bool no_uffd;    /* for tests: as on a host that has none */
     bool trace_asm;  /* trace: with the code of guest and host */
     bool trace_exec; /* trace: and a line each time that a block is entered; slow, for blocks do not lead to each other
                       */

@@ -69,6 +69,8 @@ static void put_memory(const struct xl_stats *s, put_fn *put, void *arg)
         put(arg, why[k], s->miss_why[k]);
     put(arg, "windows.misses", s->win_misses);
     put(arg, "windows.pages_filled", s->win_fills);
+    put(arg, "windows.large_pages_mapped", s->win_large);
+    put(arg, "windows.pages_protected_by_userfaultfd", s->win_uffd);
     put(arg, "windows.flushes", s->win_flushes);
     put(arg, "windows.promotions", s->win_promotions);
     put(arg, "windows.filled_on_return", s->win_returns);

@@ -35,7 +35,7 @@ enum { MISS_CROSSES, MISS_NOT_CANONICAL, MISS_FAULTS, MISS_NO_RAM, MISS_CODE, MI
 struct xl_stats {
     uint64_t direct_traps, direct_fills, direct_promotions, direct_demotions, direct_cold, direct_lost, direct_kicks,
         direct_calls, direct_faults, direct_unfit, direct_flushes, direct_cycles;
-    uint64_t win_misses, win_fills, win_flushes, win_promotions, win_returns, adapted;
+    uint64_t win_misses, win_fills, win_flushes, win_promotions, win_returns, win_large, win_uffd, adapted;
     uint64_t blocks, insns, code_bytes, evictions, dead_blocks, misses, fills, flushes, steps, lookups, links, faults,
         kicks, entries, miss_steps, verified, verify_skipped, verify_races, code_flushes;
     uint64_t code_moves[2]; /* of user and kernel code */

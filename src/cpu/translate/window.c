@@ -11,19 +11,36 @@
  * What may be mapped: what a walk allows; for writing only if D is set and the frame holds no code. A page is dropped
  * when its translation is flushed. Loading CR3 drops everything, so windows are used only while that is rare: a vCPU
  * that has gone for some timer ticks without it is promoted, and demoted by the next one.
+ *
+ * A large page of the guest that may be written is one mapping, filled by the host as it is touched; frames of it that
+ * hold code are protected singly, by userfaultfd or, if the host has none, by mprotect, which splits the mapping.
  */
 #include <errno.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "cpu/translate/translate.h"
+#include "host/uffd.h"
 #include "mem/mem.h"
 
-enum { SLOT_SHIFT = 39, SLOTS = XL_WIN_SLOTS, AROUND = 16, TICKS = 4, TICKS_MAX = 256, DROPS_MAX = 64, LOST_MAX = 64 };
+enum {
+    SLOT_SHIFT = 39,
+    SLOTS = XL_WIN_SLOTS,
+    SLOTS_ALL = 64, /* of all CPUs: the host's address space ends somewhere */
+    AROUND = 16,
+    TICKS = 4,
+    TICKS_MAX = 256,
+    DROPS_MAX = 64,
+    LOST_MAX = 64,
+    UNTRIED = -4096
+};
 #define SLOT_SIZE (1UL << SLOT_SHIFT)
 #define GUARD                                                                                                          \
     (64UL << 30) /* on each side half of it: more than a displacement, and than an index of 32 bits times 8            \
                   */
 #define STRIDE (SLOT_SIZE + GUARD)
+#define LARGE (2UL << 20)  /* all sizes are mapped in pieces of the smallest */
+#define PIECES (4UL << 20) /* INVLPG drops these of one page */
 #define NO_BASE (1UL << 62)
 #define TABLE_BYTES (sizeof(((struct xlate *)0)->wtab))
 
@@ -38,12 +55,14 @@ int xl_win_init(struct xlate *x)
     void *p;
 
     x->win.need = TICKS;
+    x->win.uffd = UNTRIED;
     if (x->win.mode == ENGINE_MMU_SOFT)
         return 0;
-    p = mmap(NULL, SLOTS * STRIDE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    x->win.max = x->v->tuning.cpus > SLOTS_ALL / SLOTS ? SLOTS_ALL / x->v->tuning.cpus : SLOTS;
+    p = mmap(NULL, x->win.max * STRIDE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED || mprotect(table + PAGE_SIZE, TABLE_BYTES - 2 * PAGE_SIZE, PROT_NONE)) {
         if (p != MAP_FAILED)
-            munmap(p, SLOTS * STRIDE);
+            munmap(p, x->win.max * STRIDE);
         if (x->win.mode == ENGINE_MMU_WINDOW)
             return -ENOMEM;
         x->win.mode = ENGINE_MMU_SOFT; /* a host without the address space: the soft TLB does */
@@ -59,8 +78,11 @@ int xl_win_init(struct xlate *x)
 void xl_win_fini(struct xlate *x)
 {
     if (x->win.area)
-        munmap((void *)x->win.area, SLOTS * STRIDE);
+        munmap((void *)x->win.area, x->win.max * STRIDE);
     x->win.area = 0;
+    if (x->win.uffd >= 0)
+        close(x->win.uffd);
+    x->win.uffd = UNTRIED;
 }
 
 /* ---- dropping ---- */
@@ -87,7 +109,7 @@ static void drop_all(struct xlate *x)
     for (uint32_t i = 0; i < w->n; i++)
         w->page[w->log[i]] = (struct xl_win_page){ 0 };
     w->slots = w->n = 0;
-    w->told = false;
+    w->told = w->large = w->huge = false;
     x->st.win_flushes++;
 }
 
@@ -113,20 +135,69 @@ static void drop_page(struct xlate *x, struct xl_win_page *p)
     p->used = false; /* it stays in the log */
 }
 
+/* Lin is in a large page of which pieces are mapped: drops what is mapped there. */
+static bool drop_pieces(struct xlate *x, gva_t lin)
+{
+    gva_t first = lin & ~(PIECES - 1);
+    bool any = false;
+
+    for (gva_t at = first; at < first + PIECES && !any; at += PAGE_SIZE)
+        any = entry(x, at)->used && entry(x, at)->lin == at && entry(x, at)->large;
+    if (!any)
+        return false;
+    for (gva_t at = first; at < first + PIECES; at += PAGE_SIZE)
+        if (entry(x, at)->lin == at)
+            entry(x, at)->used = false;
+    unmap(x->wtab[lin >> SLOT_SHIFT] + first, PIECES);
+    return true;
+}
+
 void xl_win_flush_page(struct xlate *x, gva_t lin)
 {
+    struct xl_win *w = &x->win;
     struct xl_win_page *p;
+    bool dropped = false;
 
-    if (!x->win.n)
+    if (!w->n)
         return;
+    lin &= PAGE_MASK;
     p = entry(x, lin);
-    if (p->used && p->lin == (lin & PAGE_MASK)) {
+    if (w->huge) {
+        xl_win_flush(x);
+    } else if (w->large && drop_pieces(x, lin)) {
+        dropped = true;
+    } else if (p->used && p->lin == lin) {
         drop_page(x, p);
-        if (++x->win.drops > DROPS_MAX) { /* the guest is busy with these pages */
-            x->win.ticks = 0;
-            xl_win_flush(x);
-        }
+        dropped = true;
     }
+    if (dropped && ++w->drops > DROPS_MAX) { /* the guest is busy with these pages */
+        w->ticks = 0;
+        xl_win_flush(x);
+    }
+}
+
+/* ---- protecting ---- */
+
+/* A page of a mapping that may be written; on: no more. False: the host would not. */
+static bool guard(struct xlate *x, struct xl_win_page *p, bool on)
+{
+    struct xl_win *w = &x->win;
+    uintptr_t at = x->wtab[p->lin >> SLOT_SHIFT] + p->lin;
+
+    p->write = !on;
+    if (!on && p->uffd) {
+        p->uffd = false;
+        return !uffd_protect(w->uffd, at, PAGE_SIZE, false);
+    }
+    if (on && p->piece && w->uffd == UNTRIED)
+        w->uffd = x->v->tuning.no_uffd ? -ENOSYS : uffd_open();
+    if (on && p->piece && w->uffd >= 0 && !uffd_register(w->uffd, at & ~(LARGE - 1), LARGE) &&
+        !uffd_protect(w->uffd, at, PAGE_SIZE, true)) {
+        p->uffd = true;
+        x->st.win_uffd++;
+        return true;
+    }
+    return !mprotect((void *)at, PAGE_SIZE, on ? PROT_READ : PROT_READ | PROT_WRITE);
 }
 
 void xl_win_protect(struct xlate *x, gpa_t gpa)
@@ -136,10 +207,8 @@ void xl_win_protect(struct xlate *x, gpa_t gpa)
     for (uint32_t i = 0; i < x->win.n; i++) {
         struct xl_win_page *p = &x->win.page[x->win.log[i]];
 
-        if (p->used && p->frame == frame && p->write) {
-            mprotect((void *)(x->wtab[p->lin >> SLOT_SHIFT] + p->lin), PAGE_SIZE, PROT_READ);
-            p->write = false;
-        }
+        if (p->used && p->frame == frame && p->write && !guard(x, p, true))
+            xl_win_flush(x);
     }
 }
 
@@ -149,6 +218,8 @@ void xl_win_tick(struct xlate *x)
 {
     struct xl_win *w = &x->win;
 
+    if (w->rest && !--w->rest)
+        w->active = true;
     if (w->mode != ENGINE_MMU_AUTO)
         return;
     w->ticks++;
@@ -171,7 +242,7 @@ static bool window(struct xlate *x, gva_t lin)
         return false;
     if (x->wtab[index] != NO_BASE)
         return true;
-    if (w->slots == SLOTS)
+    if (w->slots == w->max)
         return false;
     w->slot[w->slots].index = index;
     w->slot[w->slots].lo = UINTPTR_MAX;
@@ -181,34 +252,45 @@ static bool window(struct xlate *x, gva_t lin)
     return true;
 }
 
-static struct xl_win_slot *slot_of(struct xlate *x, gva_t lin)
+/* That of a host address, or NULL. */
+static struct xl_win_slot *slot_of(struct xlate *x, uintptr_t host)
 {
     for (unsigned s = 0; s < x->win.slots; s++)
-        if (x->win.slot[s].index == lin >> SLOT_SHIFT)
+        if (host - slot_start(x, s) < SLOT_SIZE)
             return &x->win.slot[s];
     return NULL;
 }
 
-/* Notes page lin as mapped to a frame. */
-static void note(struct xlate *x, gva_t lin, gpa_t gpa, bool write)
+struct place {
+    gpa_t gpa;
+    bool write, large;
+    bool faults; /* the guest must be told */
+};
+
+/* Notes page lin as mapped at frame k behind p's. */
+static struct xl_win_page *note(struct xlate *x, gva_t lin, const struct place *at, unsigned k)
 {
     struct xl_win *w = &x->win;
     struct xl_win_page *p = entry(x, lin);
 
-    if (p->used && p->lin != lin)
+    if (p->used && p->lin != lin && !(p->large && drop_pieces(x, p->lin)))
         drop_page(x, p);
     if (!p->logged)
         w->log[w->n++] = (uint32_t)(p - w->page);
-    *p = (struct xl_win_page){
-        .lin = lin, .frame = (uint32_t)(gpa >> PAGE_SHIFT), .used = true, .logged = true, .write = write
-    };
+    *p = (struct xl_win_page){ .lin = lin,
+                               .frame = (uint32_t)(at->gpa >> PAGE_SHIFT) + k,
+                               .used = true,
+                               .logged = true,
+                               .write = at->write,
+                               .large = at->large };
+    w->large |= at->large;
+    return p;
 }
 
-struct place {
-    gpa_t gpa;
-    bool write;
-    bool faults; /* the guest must be told */
-};
+static bool holds_code(struct xlate *x, gpa_t gpa)
+{
+    return *mem_frame_flags(x->v->mem, gpa) & (MEM_F_CODE | MEM_F_DIRTY_LOG);
+}
 
 /* Whether user code may have page lin, for what. Sets A, and D if write. */
 static bool place_of(struct xlate *x, gva_t lin, bool write, struct place *p)
@@ -224,9 +306,10 @@ static bool place_of(struct xlate *x, gva_t lin, bool write, struct place *p)
         return false;
     if (write && (*flags & MEM_F_CODE))
         mem_code_release(x->v->mem, r.gpa);
-    bool code = *flags & (MEM_F_CODE | MEM_F_DIRTY_LOG);
     p->gpa = r.gpa & PAGE_MASK;
-    p->write = r.writable && r.dirty && !code;
+    p->write = r.writable && r.dirty && !holds_code(x, p->gpa);
+    p->large = r.page_shift > PAGE_SHIFT;
+    x->win.huge |= r.page_shift > 22;
     return !write || p->write;
 }
 
@@ -240,42 +323,94 @@ static unsigned around(struct xlate *x, gva_t lin, const struct place *first)
         struct place p;
 
         if (next >> SLOT_SHIFT != lin >> SLOT_SHIFT || (entry(x, next)->used && entry(x, next)->lin == next) ||
-            !place_of(x, next, false, &p) || p.gpa != first->gpa + n * PAGE_SIZE || p.write != first->write)
+            !place_of(x, next, false, &p) || p.gpa != first->gpa + n * PAGE_SIZE || p.write != first->write ||
+            p.large != first->large)
             break;
         n++;
     }
     return n;
 }
 
+/* False: too many mappings, so there are none any more. */
+static bool host_map(struct xlate *x, uintptr_t at, size_t len, int prot, uint64_t off)
+{
+    struct xl_win_slot *slot = slot_of(x, at);
+
+    if (mmap((void *)at, len, prot, MAP_FIXED | MAP_SHARED | (len < LARGE ? MAP_POPULATE : 0), mem_fd(x->v->mem),
+             (off_t)off) == MAP_FAILED) {
+        xl_win_flush(x);
+        return false;
+    }
+    slot->lo = at < slot->lo ? at : slot->lo;
+    slot->hi = at + len > slot->hi ? at + len : slot->hi;
+    return true;
+}
+
+/* After each mapping: their number is bounded. */
+static enum xl_miss budget(struct xlate *x)
+{
+    if (++x->win.maps <= x->win.maps_max)
+        return MISS_RETRY;
+    x->win.maps = 0;
+    xl_win_flush(x);
+    return MISS_STEP;
+}
+
+/*
+ * Maps all of the large page that lin is in, which may be written. False: not all of it is RAM, in one piece of the
+ * memfd, and nothing was done.
+ */
+static bool map_large(struct xlate *x, gva_t lin, const struct place *p, enum xl_miss *result)
+{
+    gva_t first = lin & ~(LARGE - 1);
+    uintptr_t at = x->wtab[lin >> SLOT_SHIFT] + first;
+    struct place whole = *p;
+    uint64_t off, next;
+
+    whole.gpa -= lin - first;
+    if (!mem_file_offset(x->v->mem, whole.gpa, &off))
+        return false;
+    for (unsigned k = 0; k < LARGE / PAGE_SIZE; k++)
+        if (!mem_frame_get(x->v->mem, whole.gpa + k * PAGE_SIZE) ||
+            !mem_file_offset(x->v->mem, whole.gpa + k * PAGE_SIZE, &next) || next != off + k * PAGE_SIZE)
+            return false;
+    if (!host_map(x, at, LARGE, PROT_READ | PROT_WRITE, off)) {
+        *result = MISS_STEP;
+        return true;
+    }
+    for (unsigned k = 0; k < LARGE / PAGE_SIZE; k++) {
+        struct xl_win_page *e = note(x, first + k * PAGE_SIZE, &whole, k);
+
+        e->piece = true;
+        if (holds_code(x, whole.gpa + k * PAGE_SIZE) && !guard(x, e, true)) {
+            xl_win_flush(x);
+            *result = MISS_STEP;
+            return true;
+        }
+    }
+    x->st.win_large++;
+    *result = budget(x);
+    return true;
+}
+
 /* Maps page lin, which is at p, and what is around it. */
 static enum xl_miss map(struct xlate *x, gva_t lin, const struct place *p)
 {
-    struct xl_win *w = &x->win;
+    enum xl_miss result;
     uint64_t off;
 
+    if (p->large && p->write && map_large(x, lin, p, &result))
+        return result;
     if (!mem_file_offset(x->v->mem, p->gpa, &off))
         return MISS_STEP;
     unsigned n = around(x, lin, p);
-    struct xl_win_slot *slot = slot_of(x, lin);
-    uintptr_t at = x->wtab[lin >> SLOT_SHIFT] + lin;
-    int prot = p->write ? PROT_READ | PROT_WRITE : PROT_READ;
-
     for (unsigned k = 0; k < n; k++)
-        note(x, lin + k * PAGE_SIZE, p->gpa + k * PAGE_SIZE, p->write);
-    if (mmap((void *)at, n * PAGE_SIZE, prot, MAP_FIXED | MAP_SHARED | MAP_POPULATE, mem_fd(x->v->mem), (off_t)off) ==
-        MAP_FAILED) {
-        xl_win_flush(x); /* too many mappings */
+        note(x, lin + k * PAGE_SIZE, p, k);
+    if (!host_map(x, x->wtab[lin >> SLOT_SHIFT] + lin, n * PAGE_SIZE, p->write ? PROT_READ | PROT_WRITE : PROT_READ,
+                  off))
         return MISS_STEP;
-    }
-    slot->lo = at < slot->lo ? at : slot->lo;
-    slot->hi = at + n * PAGE_SIZE > slot->hi ? at + n * PAGE_SIZE : slot->hi;
     x->st.win_fills += n;
-    if (++w->maps > w->maps_max) {
-        w->maps = 0;
-        xl_win_flush(x);
-        return MISS_STEP;
-    }
-    return MISS_RETRY;
+    return budget(x);
 }
 
 /* The page is mapped for reading, and may be written now: half the cost of mapping it anew. */
@@ -283,35 +418,24 @@ static bool opened(struct xlate *x, gva_t lin, const struct place *p)
 {
     struct xl_win_page *e = entry(x, lin);
 
-    if (!e->used || e->lin != lin || e->frame != p->gpa >> PAGE_SHIFT || e->write || !p->write ||
-        mprotect((void *)(x->wtab[lin >> SLOT_SHIFT] + lin), PAGE_SIZE, PROT_READ | PROT_WRITE))
-        return false;
-    e->write = true;
-    return true;
+    return e->used && e->lin == lin && e->frame == p->gpa >> PAGE_SHIFT && !e->write && p->write &&
+           (e->piece || !p->large) && guard(x, e, false);
 }
 
 enum xl_miss xl_win_miss(struct xlate *x, uintptr_t host, bool write)
 {
-    struct xl_win *w = &x->win;
+    const struct xl_win_slot *slot = slot_of(x, host);
     struct place p;
-    gva_t lin = 0;
-    bool found = false;
 
-    for (unsigned s = 0; s < w->slots && !found; s++) {
-        uintptr_t in = host - slot_start(x, s);
-        if (in < SLOT_SIZE) {
-            lin = ((gva_t)w->slot[s].index << SLOT_SHIFT) + (in & PAGE_MASK);
-            found = true;
-        }
-    }
     x->st.win_misses++;
-    if (!found)
+    if (!slot)
         return MISS_STEP;
+    gva_t lin = (host - x->wtab[slot->index]) & PAGE_MASK;
     if (place_of(x, lin, write, &p))
         return opened(x, lin, &p) ? MISS_RETRY : map(x, lin, &p);
     if (p.faults) {
-        w->told = true;
-        w->told_lin = lin;
+        x->win.told = true;
+        x->win.told_lin = lin;
     } else {
         const struct tblock *b = xl_block_at(x, x->retry_pc);
         if (b && !b->dead)
@@ -344,7 +468,7 @@ bool xl_win_scan(struct xlate *x)
 
     if (!x86_long_mode(c))
         return x->wtab[0] == NO_BASE && window(x, 0);
-    for (unsigned k = 0; k < 256 && x->win.slots < SLOTS; k++) {
+    for (unsigned k = 0; k < 256 && x->win.slots < x->win.max; k++) {
         uint64_t entry = 0;
 
         if (x->wtab[k] == NO_BASE && x->phys.read(x, (c->cr3 & 0xffffffffff000) + 8 * k, &entry, 8) && (entry & 5) == 5)
@@ -354,6 +478,10 @@ bool xl_win_scan(struct xlate *x)
         xl_win_flush(x);
         x->win.need = TICKS_MAX;
         x->win.lost = 0;
+        if (x->win.mode == ENGINE_MMU_WINDOW) {
+            x->win.active = false;
+            x->win.rest = TICKS_MAX;
+        }
     }
     return opened;
 }

@@ -6,12 +6,15 @@
 #include "cpu/tuning.h"
 #include "cpu/translate/softtlb.h"
 
-enum { XL_WIN_SLOTS = 4, XL_WIN_PAGES = 1 << 18, XL_SITES = 256 };
+enum { XL_WIN_SLOTS = 16, XL_WIN_PAGES = 1 << 18, XL_SITES = 256 };
 
 struct xl_win_page {
     gva_t lin;
     uint32_t frame;
     bool used, logged, write;
+    bool large; /* of a large page of the guest's */
+    bool piece; /* of a mapping of all of that, for writing */
+    bool uffd;  /* protected by it, singly */
 };
 struct xl_win_slot {
     unsigned index;   /* bits 39..47 of the addresses */
@@ -26,13 +29,17 @@ struct xl_win {
     enum engine_mmu mode;
     bool active;
     unsigned ticks, need; /* timer ticks without a flush; how many promote */
+    unsigned rest;        /* of them until windows, which were asked for, are tried again; 0 if they are in use */
     unsigned drops, lost, maps, maps_max;
     bool told;      /* the guest was told of a page fault: */
     gva_t told_lin; /* there; mapped when it goes on */
+    bool large;     /* pages of large pages are mapped */
+    bool huge;      /* of such as have 1 GiB */
+    int uffd;       /* descriptor; below 0: the host has none, or was not asked */
     bool any_site;  /* one has faulted since they were last cleared */
     struct xl_site site[XL_SITES];
     uintptr_t area;
-    unsigned slots;
+    unsigned slots, max;
     struct xl_win_slot slot[XL_WIN_SLOTS];
     uint32_t n; /* in log */
     uint32_t log[XL_WIN_PAGES];
