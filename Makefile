@@ -32,7 +32,7 @@ $(error MODE is rel, dbg, asan, ubsan or tsan, not "$(MODE)")
 endif
 CFLAGS := -std=gnu17 -D_GNU_SOURCE -DGAZDA_VERSION='"$(VERSION)"' -Isrc $(WARN) $(CFLAGS_$(MODE)) \
 	-fno-strict-aliasing -pthread
-LDLIBS := -lZydis -luv -ljansson -lz -llzma -lzstd -llz4 -lpthread
+LDLIBS := -lZydis -luv -ljansson -lslirp -luring -lz -llzma -lzstd -llz4 -lpthread
 
 SRC := $(wildcard src/*/*.c src/*/*/*.c)
 ASM := $(wildcard src/*/*.S)

@@ -22,6 +22,7 @@ void virtio_init(struct virtio_dev *v, const struct virtio_ops *ops, const struc
     v->mem = env->mem;
     v->irq = env->irq;
     v->pool = env->pool;
+    v->timers = env->timers;
     v->offered = features | VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX;
     lock_init(&v->lock, LOCK_DEVICE);
     pthread_cond_init(&v->idle, NULL);

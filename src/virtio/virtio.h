@@ -12,12 +12,22 @@
 #include <pthread.h>
 
 #include "base/lock.h"
+#include "base/timer.h"
 #include "bus/irq.h"
 #include "host/pool.h"
 #include "virtio/queue.h"
 
-enum { VIRTIO_QUEUES_MAX = 8, VIRTIO_CONFIG_MAX = 128 };
-enum { VIRTIO_ID_BLOCK = 2, VIRTIO_ID_CONSOLE = 3, VIRTIO_ID_RNG = 4 };
+enum { VIRTIO_QUEUES_MAX = 20, VIRTIO_CONFIG_MAX = 128 };
+/* virtio 1.2, "Device Types". */
+enum {
+    VIRTIO_ID_NET = 1,
+    VIRTIO_ID_BLOCK = 2,
+    VIRTIO_ID_CONSOLE = 3,
+    VIRTIO_ID_RNG = 4,
+    VIRTIO_ID_BALLOON = 5,
+    VIRTIO_ID_9P = 9,
+    VIRTIO_ID_VSOCK = 19,
+};
 
 /* virtio 1.2, "Device Status Field". */
 enum {
@@ -59,6 +69,7 @@ struct virtio_env {
     struct mem *mem;
     struct irq_line irq;
     struct pool *pool;
+    struct timer_svc *timers; /* may be NULL in tests of devices that need none */
 };
 
 struct virtio_dev {
@@ -66,6 +77,7 @@ struct virtio_dev {
     struct mem *mem;
     struct irq_line irq;
     struct pool *pool;
+    struct timer_svc *timers;
     struct lock lock; /* everything below */
     uint64_t offered, features;
     uint8_t status, isr;

@@ -14,7 +14,7 @@
 #include "dev/lapic.h"
 #include "vm/machine.h"
 
-enum { DEVICES_MAX = 64, VIRTIO_MAX = 19 };
+enum { DEVICES_MAX = 64, VIRTIO_MAX = 19, BACKENDS_MAX = 64 };
 
 /* What a vCPU or a device reported; the thread in machine_run acts on it. The first of a round counts. */
 enum machine_event { EV_NONE, EV_POWEROFF, EV_RESET, EV_CRASH, EV_FATAL, EV_DEBUG_EXIT, EV_QUIT };
@@ -44,9 +44,13 @@ struct machine {
     struct irq_router router;
     struct acpi_pm *acpi;
     struct uart *uart;
-    struct chardev *serial, *console;
-    struct disk *disk[MACHINE_DISKS_MAX];
+    struct chardev *serial;
     struct pool *pool; /* I/O threads of the virtio devices */
+    struct machine_backend {
+        void *p;
+        void (*free)(void *p);
+    } backend[BACKENDS_MAX]; /* of the virtio devices; freed after them, in reverse order */
+    unsigned n_backends;
     struct debug_exit dbgexit;
     _Atomic uint8_t post;
 

@@ -13,8 +13,9 @@
 #include "base/err.h"
 #include "base/types.h"
 #include "cpu/engine.h"
+#include "vm/devices.h"
 
-enum { MACHINE_CPUS_MAX = 32, MACHINE_DISKS_MAX = 16 };
+enum { MACHINE_CPUS_MAX = 32 };
 
 struct mem;
 
@@ -34,11 +35,6 @@ struct machine_guest {
     bool has_disk, disk_read_only; /* the first one */
 };
 
-struct machine_disk {
-    const char *path;
-    bool read_only;
-};
-
 /* Borrowed until machine_free. */
 struct machine_config {
     const char *name; /* for humans; NULL = "gazda" */
@@ -49,6 +45,15 @@ struct machine_config {
     uint64_t mem_bytes;
     struct machine_disk disk[MACHINE_DISKS_MAX];
     unsigned n_disks;
+    struct machine_net net[MACHINE_NETS_MAX];
+    unsigned n_nets;
+    struct machine_share share[MACHINE_SHARES_MAX];
+    unsigned n_shares;
+    struct machine_port port[MACHINE_PORTS_MAX];
+    unsigned n_ports;
+    struct machine_vsock vsock;
+    struct machine_balloon balloon;
+    struct limiter_cfg rng_limit;
     const char *serial;  /* chardev specification of COM1 */
     const char *console; /* of a virtio console; NULL = none */
     const struct engine_ops *engine;

@@ -1,13 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* The machine's virtio-mmio devices and what is behind them. */
+/* The machine's virtio-mmio devices: their list, addresses and interrupts. */
 #include "vm/virtio.h"
 
 #include <errno.h>
 
-#include "host/chardev.h"
-#include "host/disk.h"
 #include "host/pool.h"
-#include "virtio/devices.h"
 #include "virtio/transport_mmio.h"
 #include "vm/internal.h"
 
@@ -18,20 +15,26 @@ static const uint8_t gsis[] = { 5, 6, 7, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23,
 
 _Static_assert(sizeof(gsis) <= VIRTIO_MAX, "room for every device");
 
-static struct irq_line next_irq(struct machine *m)
+/* In the order of their addresses. To add a kind: its file, and a line here. */
+static int (*const kinds[])(struct machine *m, struct err *e) = {
+    vm_add_disks,
+    vm_add_console,
+    vm_add_rng,
+};
+
+int vm_virtio_env(struct machine *m, struct virtio_env *env, struct err *e)
 {
-    return irq_router_line(&m->router, gsis[m->n_virtio]);
+    if (m->n_virtio >= sizeof(gsis) || m->n_dev >= DEVICES_MAX)
+        return err_set(e, ENOSPC, "more than %zu virtio devices (disks, network, consoles, random source ...)",
+                       sizeof(gsis));
+    *env = (struct virtio_env){ .mem = m->mem,
+                                .pool = m->pool,
+                                .timers = loop_timers(m->loop),
+                                .irq = irq_router_line(&m->router, gsis[m->n_virtio]) };
+    return 0;
 }
 
-static int room_for_one(const struct machine *m, struct err *e)
-{
-    if (m->n_virtio < sizeof(gsis) && m->n_dev < DEVICES_MAX)
-        return 0;
-    return err_set(e, ENOSPC, "more than %zu virtio devices (disks, console, random source)", sizeof(gsis));
-}
-
-/* Lists and maps a new device, which interrupts on next_irq(). */
-static int add(struct machine *m, struct virtio_dev *v, struct err *e)
+int vm_add_virtio(struct machine *m, struct virtio_dev *v, struct err *e)
 {
     if (!v)
         return err_set(e, ENOMEM, "out of memory for a virtio device");
@@ -45,43 +48,16 @@ static int add(struct machine *m, struct virtio_dev *v, struct err *e)
     return bus_map(m->bus, BUS_MMIO, slot->base, slot->len, BUS_1 | BUS_2 | BUS_4, &virtio_mmio_ops, v, e);
 }
 
-static int add_disk(struct machine *m, unsigned i, struct err *e)
+int vm_own_backend(struct machine *m, void *p, void (*free_fn)(void *p))
 {
-    const struct machine_disk *d = &m->cfg.disk[i];
-    struct virtio_env env = { .mem = m->mem, .pool = m->pool };
-    int r = room_for_one(m, e);
-    if (r < 0)
-        return r;
-    m->disk[i] = disk_open(d->path, d->read_only, e);
-    if (!m->disk[i])
+    if (!p)
         return -EIO;
-    env.irq = next_irq(m);
-    /* A queue a vCPU spares their submissions each other's lock in the guest. */
-    return add(m, virtio_blk_new(&env, m->disk[i], m->cfg.cpus < 4 ? m->cfg.cpus : 4), e);
-}
-
-static int add_console(struct machine *m, struct err *e)
-{
-    const struct chardev_env ce = { .loop = m->loop };
-    struct virtio_env env = { .mem = m->mem, .pool = m->pool };
-    int r = room_for_one(m, e);
-    if (r < 0)
-        return r;
-    m->console = chardev_open(m->cfg.console, &ce, e);
-    if (!m->console)
-        return -EIO;
-    env.irq = next_irq(m);
-    return add(m, virtio_console_new(&env, m->console, 0, 0), e);
-}
-
-static int add_rng(struct machine *m, struct err *e)
-{
-    struct virtio_env env = { .mem = m->mem, .pool = m->pool };
-    int r = room_for_one(m, e);
-    if (r < 0)
-        return r;
-    env.irq = next_irq(m);
-    return add(m, virtio_rng_new(&env), e);
+    if (m->n_backends == BACKENDS_MAX) {
+        free_fn(p);
+        return -ENOSPC;
+    }
+    m->backend[m->n_backends++] = (struct machine_backend){ .p = p, .free = free_fn };
+    return 0;
 }
 
 int vm_build_virtio(struct machine *m, struct err *e)
@@ -90,20 +66,16 @@ int vm_build_virtio(struct machine *m, struct err *e)
     m->pool = pool_new(WORKERS_MAX);
     if (!m->pool)
         return err_set(e, ENOMEM, "cannot start an I/O thread");
-    for (unsigned i = 0; i < m->cfg.n_disks && r == 0; i++)
-        r = add_disk(m, i, e);
-    if (r == 0 && m->cfg.console)
-        r = add_console(m, e);
-    if (r == 0)
-        r = add_rng(m, e);
+    for (unsigned i = 0; i < ARRAY_LEN(kinds) && r == 0; i++)
+        r = kinds[i](m, e);
     return r;
 }
 
 void vm_free_virtio(struct machine *m)
 {
     pool_free(m->pool);
-    for (unsigned i = 0; i < m->cfg.n_disks; i++)
-        disk_close(m->disk[i]);
-    if (m->console)
-        chardev_free(m->console);
+    while (m->n_backends) {
+        const struct machine_backend *b = &m->backend[--m->n_backends];
+        b->free(b->p);
+    }
 }

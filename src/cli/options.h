@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/* What gazda run is asked for, and the option functions of its devices (opt_*.c). */
+#ifndef GAZDA_CLI_OPTIONS_H
+#define GAZDA_CLI_OPTIONS_H
+
+#include "vm/boot/guest.h"
+#include "vm/machine.h"
+
+enum { INITRDS_MAX = 64 };
+
+struct run_options {
+    struct machine_config mc;
+    struct boot_config boot;
+    const char *initrd[INITRDS_MAX];
+    const char *stats, *gdb, *trace;
+    bool perf_map;
+};
+
+/* 0 go on, 1 help was asked for, -errno. The arguments are cut in place. */
+int cli_parse_run(struct run_options *o, int argc, char **argv, struct err *e);
+const struct engine_ops *cli_default_engine(void);
+
+/*
+ * Takes "key=value" or "word" (value NULL) off a list with commas, in place: false at its end. *rest is the list
+ * before the first call.
+ */
+bool opt_next(char **rest, char **key, char **value);
+
+/* One a device; each checks its value and appends to o->mc. */
+int opt_disk(struct run_options *o, char *arg, struct err *e);
+
+#endif

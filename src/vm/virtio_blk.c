@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+#include "host/disk.h"
+#include "virtio/devices.h"
+#include "vm/internal.h"
+#include "vm/virtio.h"
+
+static int add_disk(struct machine *m, const struct machine_disk *d, struct err *e)
+{
+    struct virtio_env env;
+    int r = vm_virtio_env(m, &env, e);
+    if (r < 0)
+        return r;
+    struct disk *disk = disk_open(d->path, d->read_only, e);
+    r = vm_own_backend(m, disk, (void (*)(void *))disk_close);
+    if (r < 0)
+        return r;
+    /* A queue a vCPU spares their submissions each other's lock in the guest. */
+    return vm_add_virtio(m, virtio_blk_new(&env, disk, m->cfg.cpus < 4 ? m->cfg.cpus : 4), e);
+}
+
+int vm_add_disks(struct machine *m, struct err *e)
+{
+    int r = 0;
+    for (unsigned i = 0; i < m->cfg.n_disks && r == 0; i++)
+        r = add_disk(m, &m->cfg.disk[i], e);
+    return r;
+}

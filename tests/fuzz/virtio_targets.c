@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+#include "virtio_targets.h"
+
+const struct virtio_target *const virtio_targets[] = {
+    &virtio_target_blk,
+    &virtio_target_blk_ro,
+    &virtio_target_console,
+    &virtio_target_rng,
+};
+
+unsigned virtio_target_count(void)
+{
+    return ARRAY_LEN(virtio_targets);
+}
+
+static void *rng_open(struct drv *d, const struct virtio_env *env)
+{
+    d->v = virtio_rng_new(env);
+    return NULL;
+}
+static void rng_close(void *back)
+{
+    (void)back;
+}
+
+const struct virtio_target virtio_target_rng = { .name = "rng", .open = rng_open, .close = rng_close };

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+/* The devices that fuzz_virtio drives. To add one: a file virtio_target_KIND.c, and its line in virtio_targets.c. */
+#ifndef GAZDA_TESTS_FUZZ_VIRTIO_TARGETS_H
+#define GAZDA_TESTS_FUZZ_VIRTIO_TARGETS_H
+
+#include "../unit/virtio_driver.h"
+
+struct virtio_target {
+    const char *name;
+    /* Makes the device (d->v) and what is behind it, which it returns. */
+    void *(*open)(struct drv *d, const struct virtio_env *env);
+    /* The outside world says something; may be NULL. */
+    void (*input)(void *back, const uint8_t *buf, size_t n);
+    void (*close)(void *back); /* after the device was freed */
+};
+
+extern const struct virtio_target *const virtio_targets[];
+unsigned virtio_target_count(void);
+
+extern const struct virtio_target virtio_target_blk, virtio_target_blk_ro, virtio_target_console, virtio_target_rng;
+
+#endif
