@@ -199,6 +199,7 @@ static const struct {
     { "cpus", true, set_cpus },
     { "mem", true, set_mem },
     { "disk", true, opt_disk },
+    { "rng", true, opt_rng },
     { "serial", true, set_serial },
     { "console", true, set_console },
     { "engine", true, set_engine },

@@ -26,7 +26,14 @@ const struct engine_ops *cli_default_engine(void);
  */
 bool opt_next(char **rest, char **key, char **value);
 
+/*
+ * SIZE[:BURST[:MS]], a bucket of a rate limiter (host/limiter.h): SIZE in MS ms (1000), BURST more once. bytes: units
+ * of 1024, else 1000. value is cut in place; NULL is an error. what begins the message.
+ */
+int opt_limit(const char *what, bool bytes, char *value, struct bucket_cfg *b, struct err *e);
+
 /* One a device; each checks its value and appends to o->mc. */
 int opt_disk(struct run_options *o, char *arg, struct err *e);
+int opt_rng(struct run_options *o, char *arg, struct err *e);
 
 #endif

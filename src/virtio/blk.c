@@ -12,6 +12,7 @@
 #include "mem/mem.h"
 #include "state/state.h"
 #include "virtio/devices.h"
+#include "virtio/throttle.h"
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
@@ -73,6 +74,7 @@ struct blk {
     struct virtio_dev v; /* first */
     struct disk *disk;
     bool writeback;
+    struct virtio_throttle throttle;
 };
 
 /* One request in flight. The buffers are pinned from start to finish. */
@@ -134,6 +136,7 @@ static void blk_activate(struct virtio_dev *v)
 static void blk_reset(struct virtio_dev *v)
 {
     ((struct blk *)v)->writeback = true;
+    virtio_throttle_reset(&((struct blk *)v)->throttle);
 }
 
 /* ---- running a request, on a worker, no lock held ---- */
@@ -227,7 +230,27 @@ struct blk_parse {
     uint64_t len;  /* of the data */
     bool to_guest; /* its direction */
     uint8_t verdict;
+    unsigned n_ranges;
+    struct blk_range range[BLK_RANGES_MAX];
 };
+
+/* virtio 1.2, "Device Requirements: Device Operation": what a discard or write zeroes request must not be. */
+static uint8_t read_ranges(struct blk *b, const struct virtq *q, const struct virtq_chain *c, struct blk_parse *p)
+{
+    uint64_t sectors = disk_bytes(b->disk) / DISK_SECTOR;
+    if (!p->len || p->len % sizeof(p->range[0]) || p->len > sizeof(p->range))
+        return S_IOERR;
+    virtq_read(q, c, sizeof(p->hdr), p->range, p->len);
+    p->n_ranges = (unsigned)(p->len / sizeof(p->range[0]));
+    for (unsigned i = 0; i < p->n_ranges; i++) {
+        const struct blk_range *g = &p->range[i];
+        if (g->flags & ~(uint32_t)(p->hdr.type == T_WRITE_ZEROES ? ZEROES_UNMAP : 0))
+            return S_UNSUPP;
+        if (g->count > BLK_RANGE_SECTORS || g->sector > sectors || g->count > sectors - g->sector)
+            return S_IOERR;
+    }
+    return S_OK;
+}
 
 /* False: not even a status can be given back. */
 static bool parse(struct blk *b, const struct virtq *q, struct virtq_chain *c, struct blk_parse *p)
@@ -253,7 +276,9 @@ static bool parse(struct blk *b, const struct virtq *q, struct virtq_chain *c, s
     else if ((t == T_DISCARD && !virtio_has(&b->v, F_DISCARD)) ||
              (t == T_WRITE_ZEROES && !virtio_has(&b->v, F_WRITE_ZEROES)))
         p->verdict = S_UNSUPP;
-    else if (t == T_FLUSH || t == T_DISCARD || t == T_WRITE_ZEROES)
+    else if (t == T_DISCARD || t == T_WRITE_ZEROES)
+        p->verdict = read_ranges(b, q, c, p);
+    else if (t == T_FLUSH)
         return true;
     else if (p->len > BLK_REQ_MAX || (t != T_GET_ID && (p->len % DISK_SECTOR || !p->len)))
         p->verdict = S_IOERR;
@@ -261,24 +286,6 @@ static bool parse(struct blk *b, const struct virtq *q, struct virtq_chain *c, s
                                p->len / DISK_SECTOR > disk_bytes(b->disk) / DISK_SECTOR - p->hdr.sector))
         p->verdict = S_IOERR;
     return true;
-}
-
-/* virtio 1.2, "Device Requirements: Device Operation": what a discard or write zeroes request must not be. */
-static uint8_t read_ranges(struct blk *b, const struct virtq_chain *c, uint64_t len, struct blk_req *r)
-{
-    uint64_t sectors = disk_bytes(b->disk) / DISK_SECTOR;
-    if (!len || len % sizeof(r->range[0]) || len > sizeof(r->range))
-        return S_IOERR;
-    virtq_read(&b->v.q[r->q], c, sizeof(r->hdr), r->range, len);
-    r->n_ranges = (unsigned)(len / sizeof(r->range[0]));
-    for (unsigned i = 0; i < r->n_ranges; i++) {
-        const struct blk_range *g = &r->range[i];
-        if (g->flags & ~(uint32_t)(r->hdr.type == T_WRITE_ZEROES ? ZEROES_UNMAP : 0))
-            return S_UNSUPP;
-        if (g->count > BLK_RANGE_SECTORS || g->sector > sectors || g->count > sectors - g->sector)
-            return S_IOERR;
-    }
-    return S_OK;
 }
 
 /* Pins the data buffers: those of one direction, without the header. */
@@ -302,6 +309,19 @@ static int pin_data(struct blk_req *r, const struct virtq_chain *c, bool to_gues
     return 0;
 }
 
+/* What a rate limit counts: bytes that move. A host that cannot make zeroes writes them. */
+static uint64_t cost(const struct blk_parse *p)
+{
+    uint64_t sum = 0;
+    if (p->verdict != S_OK)
+        return 0;
+    if (p->hdr.type == T_IN || p->hdr.type == T_OUT)
+        return p->len;
+    for (unsigned i = 0; i < p->n_ranges && p->hdr.type == T_WRITE_ZEROES; i++)
+        sum += (uint64_t)p->range[i].count * DISK_SECTOR;
+    return sum;
+}
+
 static struct blk_req *make_req(struct blk *b, unsigned q, const struct virtq_chain *c, struct blk_parse *p)
 {
     bool data = p->hdr.type == T_IN || p->hdr.type == T_OUT || p->hdr.type == T_GET_ID;
@@ -313,16 +333,10 @@ static struct blk_req *make_req(struct blk *b, unsigned q, const struct virtq_ch
     *r = (struct blk_req){ .job.run = run_req, .b = b, .q = q, .head = c->head, .hdr = p->hdr, .status = p->status };
     r->through = !b->writeback;
     r->buf = (struct virtq_buf *)(void *)&r->iov[n];
-    if (data) {
-        if (pin_data(r, c, p->to_guest) == 0)
-            return r;
-    } else if (p->hdr.type == T_FLUSH) {
+    r->n_ranges = p->n_ranges;
+    memcpy(r->range, p->range, p->n_ranges * sizeof(p->range[0]));
+    if (!data || pin_data(r, c, p->to_guest) == 0)
         return r;
-    } else {
-        p->verdict = read_ranges(b, c, p->len, r);
-        if (p->verdict == S_OK)
-            return r;
-    }
     unpin(r);
     free(r);
     return NULL;
@@ -345,6 +359,11 @@ static bool blk_serve(struct virtio_dev *v, unsigned qi)
         if (!parse(b, q, &v->chain, &p)) {
             virtq_push(q, v->chain.head, 0);
             q->broken = "a block request without header or status";
+            break;
+        }
+        if (!virtio_throttle_take(&b->throttle, qi, cost(&p))) {
+            virtq_unpop(q);
+            more = false;
             break;
         }
         if (p.verdict == S_OK)
@@ -374,6 +393,7 @@ static void blk_save(struct virtio_dev *v, struct state_out *s)
     const struct blk *b = (struct blk *)v;
     state_put_u64(s, disk_bytes(b->disk));
     state_put_u8(s, b->writeback);
+    virtio_throttle_save(&((struct blk *)v)->throttle, s);
 }
 
 static int blk_load(struct virtio_dev *v, struct state_in *s)
@@ -383,12 +403,16 @@ static int blk_load(struct virtio_dev *v, struct state_in *s)
     uint8_t writeback = state_get_u8(s);
     if (s->bad || bytes != disk_bytes(b->disk) || writeback > 1)
         return -EINVAL;
+    virtio_throttle_load(&b->throttle, s);
+    if (s->bad)
+        return -EINVAL;
     b->writeback = writeback;
     return 0;
 }
 
 static void blk_free(struct virtio_dev *v)
 {
+    virtio_throttle_fini(&((struct blk *)v)->throttle);
     virtio_fini(v);
     free(v);
 }
@@ -407,19 +431,20 @@ static const struct virtio_ops blk_ops = {
     .free = blk_free,
 };
 
-struct virtio_dev *virtio_blk_new(const struct virtio_env *env, struct disk *disk, unsigned queues)
+struct virtio_dev *virtio_blk_new(const struct virtio_env *env, const struct virtio_blk_cfg *cfg)
 {
     uint64_t f = F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_TOPOLOGY | F_FLUSH | F_CONFIG_WCE;
     struct blk *b = calloc(1, sizeof(*b));
     if (!b)
         return NULL;
-    b->disk = disk;
+    b->disk = cfg->disk;
     b->writeback = true;
-    f |= disk_read_only(disk) ? F_RO : F_DISCARD | F_WRITE_ZEROES;
-    if (queues > 1)
+    f |= disk_read_only(cfg->disk) ? F_RO : F_DISCARD | F_WRITE_ZEROES;
+    if (cfg->queues > 1)
         f |= F_MQ;
     virtio_init(&b->v, &blk_ops, env, f);
-    for (unsigned i = 0; i < queues && i < VIRTIO_QUEUES_MAX; i++)
+    virtio_throttle_init(&b->throttle, &b->v, cfg->limit);
+    for (unsigned i = 0; i < cfg->queues && i < VIRTIO_QUEUES_MAX; i++)
         virtio_add_queue(&b->v, BLK_QUEUE);
     return &b->v;
 }

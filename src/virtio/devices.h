@@ -7,15 +7,22 @@
 
 struct chardev;
 struct disk;
+struct limiter_cfg;
 
-/* Up to VIRTIO_QUEUES_MAX queues, 1 at least. The disk is not owned. */
-struct virtio_dev *virtio_blk_new(const struct virtio_env *env, struct disk *disk, unsigned queues);
+/* Up to VIRTIO_QUEUES_MAX queues, 1 at least. */
+struct virtio_blk_cfg {
+    struct disk *disk; /* not owned */
+    unsigned queues;
+    const struct limiter_cfg *limit; /* NULL: none. With one, env has timers. */
+};
+struct virtio_dev *virtio_blk_new(const struct virtio_env *env, const struct virtio_blk_cfg *cfg);
 
 /* One port. Attaches to ch, which is not owned; cols and rows may be 0: no size is told. */
 struct virtio_dev *virtio_console_new(const struct virtio_env *env, struct chardev *ch, uint16_t cols, uint16_t rows);
 /* The terminal has another size now. Lock not held. */
 void virtio_console_resize(struct virtio_dev *v, uint16_t cols, uint16_t rows);
 
-struct virtio_dev *virtio_rng_new(const struct virtio_env *env);
+/* limit as for a disk. */
+struct virtio_dev *virtio_rng_new(const struct virtio_env *env, const struct limiter_cfg *limit);
 
 #endif

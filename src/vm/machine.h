@@ -54,6 +54,7 @@ struct machine_config {
     struct machine_vsock vsock;
     struct machine_balloon balloon;
     struct limiter_cfg rng_limit;
+    bool no_rng;
     const char *serial;  /* chardev specification of COM1 */
     const char *console; /* of a virtio console; NULL = none */
     const struct engine_ops *engine;

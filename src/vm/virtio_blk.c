@@ -14,8 +14,13 @@ static int add_disk(struct machine *m, const struct machine_disk *d, struct err 
     r = vm_own_backend(m, disk, (void (*)(void *))disk_close);
     if (r < 0)
         return r;
-    /* A queue a vCPU spares their submissions each other's lock in the guest. */
-    return vm_add_virtio(m, virtio_blk_new(&env, disk, m->cfg.cpus < 4 ? m->cfg.cpus : 4), e);
+    const struct virtio_blk_cfg cfg = {
+        .disk = disk,
+        /* A queue a vCPU spares their submissions each other's lock in the guest. */
+        .queues = m->cfg.cpus < 4 ? m->cfg.cpus : 4,
+        .limit = &d->limit,
+    };
+    return vm_add_virtio(m, virtio_blk_new(&env, &cfg), e);
 }
 
 int vm_add_disks(struct machine *m, struct err *e)

@@ -106,6 +106,28 @@ def reboot(b):
         m.poweroff()
 
 
+@case("virtio:limits")
+def limits(b):
+    """Rate limits of a disk take at least the time that they must; the random source can be left out."""
+    path = image(b, 8 * MIB)
+    with b.boot("--disk", path + ",bps=1M:2M:500,iops=1000", "--rng", "off", flavour="cloud-amd64") as m:
+        m.shell()
+        # 2 MiB of burst and a bucket of 1 MiB at once, 3 MiB at 2 MiB a second.
+        out = m.ok("a=$(cut -d' ' -f1 /proc/uptime); dd if=/dev/vda of=/dev/null bs=64k count=96 iflag=direct 2>/dev/null; "
+                   "b=$(cut -d' ' -f1 /proc/uptime); echo took $a $b", 120)
+        begin, end = out.split("took")[1].split()[:2]
+        if float(end) - float(begin) < 1.4:
+            raise Fail("6 MiB through a limit of 2 MiB/s with a burst took %.2f s" % (float(end) - float(begin)))
+        if "virtio_rng" in m.ok("cat /sys/class/misc/hw_random/rng_available 2>/dev/null; echo"):
+            raise Fail("there is a random source in spite of --rng off")
+        m.poweroff()
+    for option in ("bps=", "bps=1M:2:3:4", "iops=x", "iops=0"):
+        with b.boot("--disk", path + "," + option, flavour="cloud-amd64") as m:
+            m.ends(1, 30)
+            if option.split("=")[0] not in m.stderr():
+                raise Fail("no clear answer to %s: %r" % (option, m.stderr()))
+
+
 @case("virtio:console-both-ways")
 def console_both_ways(b):
     path = os.path.join(b.tmp, "hvc.sock")

@@ -2,10 +2,7 @@
 #include "virtio_targets.h"
 
 const struct virtio_target *const virtio_targets[] = {
-    &virtio_target_blk,
-    &virtio_target_blk_ro,
-    &virtio_target_console,
-    &virtio_target_rng,
+    &virtio_target_blk, &virtio_target_blk_ro, &virtio_target_blk_limit, &virtio_target_console, &virtio_target_rng,
 };
 
 unsigned virtio_target_count(void)
@@ -15,7 +12,7 @@ unsigned virtio_target_count(void)
 
 static void *rng_open(struct drv *d, const struct virtio_env *env)
 {
-    d->v = virtio_rng_new(env);
+    d->v = virtio_rng_new(env, NULL);
     return NULL;
 }
 static void rng_close(void *back)

@@ -12,8 +12,9 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "fake_env.h"
 #include "host/disk.h"
-#include "state/state.h"
+#include "host/limiter.h"
 #include "virtio_driver.h"
 
 enum { IN, OUT, FLUSH = 4, GET_ID = 8, DISCARD = 11, ZEROES = 13 };
@@ -30,16 +31,20 @@ struct rig {
     struct drv d; /* first */
     struct disk *disk;
     char path[64];
+    struct fake_timers timers;
+    struct limiter_cfg limit;
 };
 
 static void open_rig(struct rig *r, bool ro, unsigned queues)
 {
     struct err e = { 0 };
-    const struct virtio_env env = drv_open(&r->d);
+    struct virtio_env env = drv_open(&r->d);
+    fake_timers_init(&r->timers);
+    env.timers = &r->timers.svc;
     r->disk = disk_open(r->path, ro, &e);
     if (!r->disk)
         fail_msg("%s", e.text);
-    r->d.v = virtio_blk_new(&env, r->disk, queues);
+    r->d.v = virtio_blk_new(&env, &(struct virtio_blk_cfg){ .disk = r->disk, .queues = queues, .limit = &r->limit });
 }
 static void close_rig(struct rig *r)
 {
@@ -410,6 +415,80 @@ static void test_queues(void **st)
         assert_int_equal(drv_used(&r->d, q, NULL), 0);
 }
 
+/* What must wait stays in the queue, is served when there are tokens, and costs one timer meanwhile. */
+static void test_limit(void **st)
+{
+    struct rig *r = *st;
+    close_rig(r);
+    r->limit = (struct limiter_cfg){ .bandwidth = { 4096, 0, 100 }, .ops = { 1000, 0, 1000 } };
+    open_rig(r, false, 2);
+    drv_start(&r->d, F_FLUSH | F_MQ);
+    fill(r, BUF, 0x61, 8192);
+    assert_int_equal(request(r, OUT, 0, BUF, 4096), 0);
+    assert_int_equal(request(r, OUT, 8, BUF, 2048), -1);
+    assert_int_equal(r->timers.n, 1);
+    assert_int_equal(r->d.v->busy, 0);
+    /* The other queue waits too, with what it could have, behind the first. */
+    drv_desc(&r->d, 1, 0, (struct drv_desc){ HDR, 16, D_NEXT, 1 });
+    drv_desc(&r->d, 1, 1, (struct drv_desc){ STATUS + 1, 1, D_WRITE, 0 });
+    drv_add(&r->d, 1, 0);
+    drv_kick(&r->d, 1);
+    drv_kick(&r->d, 0);
+    drv_quiet(&r->d);
+    assert_int_equal(drv_used(&r->d, 1, NULL), -1);
+    assert_int_equal(r->timers.arms, 1);
+    fake_advance(&r->timers, 49000000);
+    drv_quiet(&r->d);
+    assert_int_equal(drv_used(&r->d, 0, NULL), -1);
+    check_file(r, 4096, 0, 2048);
+    fake_advance(&r->timers, 1000000);
+    drv_quiet(&r->d);
+    assert_int_equal(drv_used(&r->d, 0, NULL), 0);
+    assert_int_equal(drv_used(&r->d, 1, NULL), 0);
+    check_file(r, 4096, 0x61, 2048);
+    assert_int_equal(r->timers.n, 0);
+    /* A reset while a request waits: it is gone, and the tokens are no more than they were. */
+    assert_int_equal(request(r, OUT, 16, BUF, 1024), -1);
+    drv_start(&r->d, F_FLUSH | F_MQ);
+    assert_int_equal(r->timers.n, 0);
+    fake_advance(&r->timers, 10000000);
+    drv_quiet(&r->d);
+    assert_int_equal(drv_used(&r->d, 0, NULL), -1);
+    check_file(r, 8192, 0, 1024);
+    assert_int_equal(request(r, OUT, 16, BUF, 4096), -1);
+    fake_advance(&r->timers, 1000000000);
+    drv_quiet(&r->d);
+    check_file(r, 8192, 0x61, 4096);
+}
+
+/* A save while a request waits: after the load it waits on, and is done. */
+static void test_limit_state(void **st)
+{
+    struct rig *r = *st;
+    struct state_out out = { 0 };
+    close_rig(r);
+    r->limit = (struct limiter_cfg){ .bandwidth = { 4096, 0, 100 } };
+    open_rig(r, false, 1);
+    drv_start(&r->d, 0);
+    fill(r, BUF, 0x62, 8192);
+    assert_int_equal(request(r, OUT, 0, BUF, 8192), 0); /* larger than the bucket: paid for afterwards */
+    assert_int_equal(request(r, OUT, 16, BUF, 4096), -1);
+    assert_int_equal(virtio_mmio_ops.save(r->d.v, &out), 0);
+    virtio_mmio_ops.reset(r->d.v);
+    assert_int_equal(r->timers.n, 0);
+    struct state_in in = { .buf = out.buf, .len = out.len };
+    assert_int_equal(virtio_mmio_ops.load(r->d.v, &in, 1), 0);
+    drv_quiet(&r->d);
+    fake_advance(&r->timers, 199000000);
+    drv_quiet(&r->d);
+    assert_int_equal(drv_used(&r->d, 0, NULL), -1);
+    fake_advance(&r->timers, 1000000);
+    drv_quiet(&r->d);
+    assert_int_equal(drv_used(&r->d, 0, NULL), 0);
+    check_file(r, 8192, 0x62, 4096);
+    state_out_free(&out);
+}
+
 static void test_state(void **st)
 {
     struct rig *r = *st;
@@ -447,8 +526,9 @@ static void test_state(void **st)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_config),     T(test_data),    T(test_framing), T(test_id),     T(test_discard), T(test_read_only),
-        T(test_cache_mode), T(test_hostile), T(test_many),    T(test_queues), T(test_state),
+        T(test_config),    T(test_data),        T(test_framing), T(test_id),   T(test_discard),
+        T(test_read_only), T(test_cache_mode),  T(test_hostile), T(test_many), T(test_queues),
+        T(test_limit),     T(test_limit_state), T(test_state),
     };
     log_set_level(LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

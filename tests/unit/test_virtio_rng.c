@@ -8,14 +8,15 @@
 #include <errno.h>
 
 #include "base/log.h"
-#include "state/state.h"
+#include "fake_env.h"
+#include "host/limiter.h"
 #include "virtio_driver.h"
 
 static int setup(void **st)
 {
     struct drv *d = malloc(sizeof(*d));
     const struct virtio_env env = drv_open(d);
-    d->v = virtio_rng_new(&env);
+    d->v = virtio_rng_new(&env, NULL);
     *st = d;
     return 0;
 }
@@ -93,11 +94,42 @@ static void test_state(void **st)
     state_out_free(&out);
 }
 
+static void test_limit(void **st)
+{
+    struct drv *d = *st;
+    static struct fake_timers f; /* the device ends after this function */
+    const struct limiter_cfg limit = { .bandwidth = { 100, 0, 1000 } };
+    uint32_t len;
+    drv_close(d);
+    struct virtio_env env = drv_open(d);
+    fake_timers_init(&f);
+    env.timers = &f.svc;
+    d->v = virtio_rng_new(&env, &limit);
+    drv_start(d, 0);
+    drv_desc(d, 0, 0, (struct drv_desc){ DRV_DATA, 64, D_WRITE, 0 });
+    for (int i = 0; i < 4; i++)
+        drv_add(d, 0, 0);
+    drv_kick(d, 0);
+    assert_int_equal(drv_used(d, 0, &len), 0);
+    for (int i = 1; i < 4; i++) {
+        assert_int_equal(drv_used(d, 0, &len), -1);
+        assert_int_equal(f.n, 1);
+        fake_advance(&f, i == 1 ? 279000000 : 639000000);
+        drv_quiet(d);
+        assert_int_equal(drv_used(d, 0, &len), -1);
+        fake_advance(&f, 1000000);
+        drv_quiet(d);
+        assert_int_equal(drv_used(d, 0, &len), 0);
+        assert_int_equal(len, 64);
+    }
+    assert_int_equal(f.n, 0);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { T(test_bytes), T(test_odd_requests), T(test_state) };
+    const struct CMUnitTest tests[] = { T(test_bytes), T(test_odd_requests), T(test_limit), T(test_state) };
     log_set_level(LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
