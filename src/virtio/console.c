@@ -184,6 +184,12 @@ static void console_reset(struct virtio_dev *v)
     ((struct console *)v)->tx_off = 0;
 }
 
+static void console_queue_reset(struct virtio_dev *v, unsigned q)
+{
+    if (q == TXQ)
+        ((struct console *)v)->tx_off = 0;
+}
+
 static void console_save(struct virtio_dev *v, struct state_out *s)
 {
     const struct console *c = (struct console *)v;
@@ -219,6 +225,7 @@ static const struct virtio_ops console_ops = {
     .config_write = console_config_write,
     .activate = console_activate,
     .serve = console_serve,
+    .queue_reset = console_queue_reset,
     .reset = console_reset,
     .save = console_save,
     .load = console_load,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * virtio over MMIO. Registers below 0x100 are 32-bit: other accesses read 0 and write nothing. Queue registers freeze
- * while the queue is ready or the driver is running; nothing but a reset undoes that.
+ * while the queue is ready or the driver is running; a reset, of the device or of the queue, undoes that.
  */
 #include "virtio/transport_mmio.h"
 
@@ -39,6 +39,7 @@ enum {
     R_SHM_LEN_HIGH = 0x0b4,
     R_SHM_BASE_LOW = 0x0b8,
     R_SHM_BASE_HIGH = 0x0bc,
+    R_QUEUE_RESET = 0x0c0,
     R_CONFIG_GENERATION = 0x0fc,
     R_CONFIG = 0x100,
 };
@@ -57,7 +58,7 @@ static uint32_t half(uint64_t x, uint32_t sel)
 
 static uint32_t reg_read(struct virtio_dev *v, uint64_t off)
 {
-    const struct virtq *q = selected(v);
+    struct virtq *q = selected(v);
     switch (off) {
     case R_MAGIC:
         return MAGIC;
@@ -72,7 +73,9 @@ static uint32_t reg_read(struct virtio_dev *v, uint64_t off)
     case R_QUEUE_NUM_MAX:
         return q ? q->max : 0;
     case R_QUEUE_READY:
-        return q ? q->ready : 0;
+        return q ? !virtq_reset_done(q) || q->ready : 0;
+    case R_QUEUE_RESET:
+        return q ? !virtq_reset_done(q) : 0;
     case R_INTERRUPT_STATUS:
         return v->isr;
     case R_STATUS:
@@ -96,18 +99,26 @@ static void set_half(uint64_t *x, bool high, uint32_t val)
 
 static void queue_write(struct virtio_dev *v, struct virtq *q, uint64_t off, uint32_t val)
 {
-    if (off == R_QUEUE_READY && val == 0) {
-        q->ready = false; /* what is in flight is not given back any more */
+    bool live = v->status & VIRTIO_DRIVER_OK;
+    if (off == R_QUEUE_READY && val == 0 && !live) {
+        q->ready = false;
         return;
     }
-    if (q->ready || (v->status & VIRTIO_DRIVER_OK))
+    if ((off == R_QUEUE_READY && val == 0) ||
+        (off == R_QUEUE_RESET && val == 1 && virtio_has(v, VIRTIO_F_RING_RESET))) {
+        if (live)
+            virtio_queue_reset(v, v->sel_queue);
+        return;
+    }
+    if (!virtq_reset_done(q) || q->ready || (live && !q->may_set))
         return;
     switch (off) {
     case R_QUEUE_NUM:
         q->size = val > UINT16_MAX ? UINT16_MAX : (uint16_t)val; /* checked when the driver is ready */
         break;
     case R_QUEUE_READY:
-        q->ready = val == 1;
+        if (val == 1)
+            virtio_queue_enable(v, v->sel_queue);
         break;
     case R_QUEUE_DESC_LOW:
     case R_QUEUE_DESC_HIGH:

@@ -23,7 +23,8 @@ void virtio_init(struct virtio_dev *v, const struct virtio_ops *ops, const struc
     v->irq = env->irq;
     v->pool = env->pool;
     v->timers = env->timers;
-    v->offered = features | VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX;
+    v->offered = features | VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | VIRTIO_F_RING_PACKED |
+                 VIRTIO_F_RING_RESET;
     lock_init(&v->lock, LOCK_DEVICE);
     pthread_cond_init(&v->idle, NULL);
 }
@@ -118,7 +119,7 @@ void virtio_needs_reset(struct virtio_dev *v, const char *why)
 /* One bounded round. True: more to do. */
 static bool serve(struct virtio_dev *v, unsigned q)
 {
-    bool more = virtio_live(v) && v->q[q].ready && v->ops->serve(v, q);
+    bool more = virtio_live(v) && v->q[q].ready && !v->q[q].resetting && v->ops->serve(v, q);
     if (v->q[q].broken && virtio_live(v))
         virtio_needs_reset(v, v->q[q].broken);
     return more && virtio_live(v);
@@ -154,6 +155,27 @@ void virtio_notify(struct virtio_dev *v, unsigned q)
         virtio_kick(v, q);
 }
 
+void virtio_queue_enable(struct virtio_dev *v, unsigned i)
+{
+    struct virtq *q = &v->q[i];
+    q->ready = true;
+    if (!q->may_set)
+        return; /* checked when the driver is ready */
+    q->may_set = false;
+    if (!virtq_check(q))
+        virtio_needs_reset(v, q->broken);
+}
+
+/* What is in flight ends by itself; the transport tells the driver when that is so. */
+void virtio_queue_reset(struct virtio_dev *v, unsigned i)
+{
+    if (!v->q[i].ready || v->q[i].resetting)
+        return;
+    virtq_begin_reset(&v->q[i]);
+    if (v->ops->queue_reset)
+        v->ops->queue_reset(v, i);
+}
+
 /* ---- status ---- */
 
 static void clear(struct virtio_dev *v)
@@ -186,22 +208,21 @@ static bool features_acceptable(struct virtio_dev *v)
     return !v->ops->features_ok || v->ops->features_ok(v, v->features);
 }
 
-static void set_queue_features(struct virtio_dev *v)
+static void set_queue_features(struct virtq *q, uint64_t features)
 {
-    for (unsigned i = 0; i < v->n_queues; i++) {
-        v->q[i].indirect = virtio_has(v, VIRTIO_F_INDIRECT_DESC);
-        v->q[i].event_idx = virtio_has(v, VIRTIO_F_EVENT_IDX);
-    }
+    virtq_set_features(q, features & VIRTIO_F_RING_PACKED, features & VIRTIO_F_INDIRECT_DESC,
+                       features & VIRTIO_F_EVENT_IDX);
 }
 
 static void activate(struct virtio_dev *v)
 {
-    set_queue_features(v);
-    for (unsigned i = 0; i < v->n_queues; i++)
+    for (unsigned i = 0; i < v->n_queues; i++) {
+        set_queue_features(&v->q[i], v->features);
         if (v->q[i].ready && !virtq_check(&v->q[i])) {
             virtio_needs_reset(v, v->q[i].broken);
             return;
         }
+    }
     if (v->ops->activate)
         v->ops->activate(v);
 }
@@ -272,8 +293,10 @@ int virtio_save(struct virtio_dev *v, struct state_out *s)
     state_put_u32(s, v->sel_queue);
     state_put_u32(s, v->sel_shm);
     state_put_u32(s, v->n_queues);
-    for (unsigned i = 0; i < v->n_queues; i++)
+    for (unsigned i = 0; i < v->n_queues; i++) {
+        virtq_reset_done(&v->q[i]);
         virtq_save(&v->q[i], s);
+    }
     if (v->ops->save)
         v->ops->save(v, s);
     lock_drop(&v->lock);
@@ -305,10 +328,9 @@ static int parse(const struct virtio_dev *v, struct image *m, struct state_in *s
     for (unsigned i = 0; i < v->n_queues; i++) {
         struct virtq *q = &m->q[i];
         virtq_init(q, v->mem, v->q[i].max);
+        set_queue_features(q, m->features);
         if (virtq_load(q, s) < 0)
             return -EINVAL;
-        q->indirect = m->features & VIRTIO_F_INDIRECT_DESC;
-        q->event_idx = m->features & VIRTIO_F_EVENT_IDX;
         if (live && q->ready && !q->broken && !virtq_check(q))
             return -EINVAL;
     }
@@ -334,16 +356,19 @@ static void commit(struct virtio_dev *v, const struct image *m)
 
 int virtio_load(struct virtio_dev *v, struct state_in *s)
 {
-    struct image m = { 0 };
+    struct image *m = calloc(1, sizeof(*m));
+    if (!m)
+        return -ENOMEM;
     lock_take(&v->lock);
     wait_idle(v);
-    int r = parse(v, &m, s);
+    int r = parse(v, m, s);
     if (r == 0 && v->ops->load)
         r = v->ops->load(v, s);
     if (r == 0 && s->bad)
         r = -EINVAL;
     if (r == 0)
-        commit(v, &m);
+        commit(v, m);
     lock_drop(&v->lock);
+    free(m);
     return r;
 }

@@ -43,6 +43,8 @@ enum { VIRTIO_ISR_QUEUE = 1, VIRTIO_ISR_CONFIG = 2 };
 #define VIRTIO_F_INDIRECT_DESC (1UL << 28)
 #define VIRTIO_F_EVENT_IDX (1UL << 29)
 #define VIRTIO_F_VERSION_1 (1UL << 32)
+#define VIRTIO_F_RING_PACKED (1UL << 34)
+#define VIRTIO_F_RING_RESET (1UL << 40)
 
 struct virtio_dev;
 
@@ -58,6 +60,7 @@ struct virtio_ops {
     void (*activate)(struct virtio_dev *v);                       /* DRIVER_OK; may be NULL */
     /* Handles a bounded number of requests of queue q. True: there are more, call again. */
     bool (*serve)(struct virtio_dev *v, unsigned q);
+    void (*queue_reset)(struct virtio_dev *v, unsigned q);   /* of one queue; forget what is left of it; may be NULL */
     void (*reset)(struct virtio_dev *v);                     /* nothing is in flight any more; may be NULL */
     void (*save)(struct virtio_dev *v, struct state_out *s); /* may be NULL, with load */
     int (*load)(struct virtio_dev *v, struct state_in *s);   /* hostile input; -EINVAL: unchanged */
@@ -100,7 +103,7 @@ struct virtio_dev {
 
 /* ---- for devices ---- */
 
-/* Lock not held. VERSION_1, INDIRECT_DESC and EVENT_IDX are offered by all. */
+/* Lock not held. VERSION_1, INDIRECT_DESC, EVENT_IDX, RING_PACKED and RING_RESET are offered by all. */
 void virtio_init(struct virtio_dev *v, const struct virtio_ops *ops, const struct virtio_env *env, uint64_t features);
 void virtio_add_queue(struct virtio_dev *v, uint16_t max);
 void virtio_fini(struct virtio_dev *v); /* waits for what is in flight; lock not held */
@@ -125,6 +128,9 @@ void virtio_release(struct virtio_dev *v);
 
 void virtio_set_status(struct virtio_dev *v, uint8_t status); /* 0 = reset */
 void virtio_notify(struct virtio_dev *v, unsigned q);
+/* The driver has set queue q up, or wants it reset alone. */
+void virtio_queue_enable(struct virtio_dev *v, unsigned q);
+void virtio_queue_reset(struct virtio_dev *v, unsigned q);
 void virtio_ack(struct virtio_dev *v, uint8_t isr);
 void virtio_config_read(struct virtio_dev *v, uint64_t off, void *buf, unsigned len);
 void virtio_config_write(struct virtio_dev *v, uint64_t off, const void *buf, unsigned len);

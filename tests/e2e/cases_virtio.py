@@ -31,6 +31,9 @@ def ext4(b):
     subprocess.run([tool("mkfs.ext4"), "-q", path], check=True)
     with b.boot("--disk", path, "--cpus", "2") as m:
         m.shell()
+        bits = m.ok("cat /sys/bus/virtio/devices/virtio0/features").split()[-1]
+        if bits[34] != "1":
+            raise Fail("the kernel did not take packed rings: %s" % bits)
         m.ok("mkdir -p /mnt && mount -t ext4 /dev/vda /mnt")
         m.ok("for i in 1 2 3 4; do dd if=/dev/urandom of=/mnt/f$i bs=64k count=48 2>/dev/null & done; wait", 120)
         m.ok("mkdir /mnt/d; for i in $(seq 200); do echo $i >/mnt/d/$i; done; rm /mnt/d/*7 /mnt/f3; sync", 120)

@@ -12,7 +12,7 @@
 #include "state/state.h"
 #include "virtio_driver.h"
 
-#define F_ODD (1UL << 40)
+#define F_ODD (1UL << 50)
 
 /* Gives every request back at once; counts what it is told. */
 struct echo {
@@ -126,7 +126,8 @@ static void test_registers(void **st)
     assert_int_equal(drv_get(d, 0x00), 0x74726976);
     assert_int_equal(drv_get(d, 0x04), 2);
     assert_int_equal(drv_get(d, 0x08), 77);
-    assert_int_equal(drv_offered(d), F_ODD | 5 | VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX);
+    assert_int_equal(drv_offered(d), F_ODD | 5 | VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX |
+                                         VIRTIO_F_RING_PACKED | VIRTIO_F_RING_RESET);
     drv_set(d, 0x14, 2);
     assert_int_equal(drv_get(d, 0x10), 0);
     for (unsigned q = 0; q < 4; q++) {
@@ -289,7 +290,7 @@ static void test_broken(void **st)
 {
     struct drv *d = *st;
     drv_start(d, 0);
-    drv_desc(d, 0, 0, (struct drv_desc){ DRV_DATA, 64, D_NEXT, 0 });
+    drv_desc(d, 0, 0, (struct drv_desc){ MEM_GAP_START, 64, D_WRITE, 0 });
     drv_add(d, 0, 0);
     drv_kick(d, 0);
     assert_int_equal(drv_get(d, 0x70), 15 | 64);
@@ -328,6 +329,55 @@ static void test_bad_rings(void **st)
         assert_int_equal(drv_get(d, 0x70), 15 | 64);
     }
     d->size = DRV_QSIZE;
+}
+
+/* virtio 1.2, "Virtqueue Reset": one queue stops, is set up anew and goes on, while the other works. */
+static void test_queue_reset(void **st)
+{
+    struct drv *d = *st;
+    drv_start(d, VIRTIO_F_RING_RESET);
+    drv_desc(d, 0, 0, (struct drv_desc){ DRV_DATA, 64, D_WRITE, 0 });
+    drv_desc(d, 1, 0, (struct drv_desc){ DRV_DATA, 64, D_WRITE, 0 });
+    for (int round = 0; round < 3; round++) {
+        struct virtq *q = &d->v->q[0];
+        drv_add(d, 0, 0);
+        drv_kick(d, 0);
+        assert_int_equal(drv_used(d, 0, NULL), 0);
+        drv_add(d, 0, 0); /* never served: the driver takes it back by the reset */
+        q->inflight++;    /* and one that some back end still works on */
+        drv_set(d, 0x30, 0);
+        drv_set(d, 0xc0, 1);
+        assert_int_equal(drv_get(d, 0xc0), 1);
+        drv_set(d, 0x44, 1); /* too early */
+        drv_kick(d, 0);
+        assert_int_equal(drv_used(d, 0, NULL), -1);
+        drv_add(d, 1, 0);
+        drv_kick(d, 1);
+        assert_int_equal(drv_used(d, 1, NULL), 0);
+        lock_take(&d->v->lock);
+        virtq_push(q, 0, 1); /* the back end is done; the driver must not see it */
+        lock_drop(&d->v->lock);
+        assert_int_equal(drv_used(d, 0, NULL), -1);
+        drv_set(d, 0x30, 0);
+        assert_int_equal(drv_get(d, 0xc0), 0);
+        assert_int_equal(drv_get(d, 0x44), 0);
+        drv_fresh(d, 0);
+        drv_desc(d, 0, 0, (struct drv_desc){ DRV_DATA, 64, D_WRITE, 0 });
+        drv_queue(d, 0, drv_desc_at(0), drv_avail_at(0), drv_used_at(0));
+        assert_int_equal(drv_get(d, 0x44), 1);
+        assert_int_equal(drv_get(d, 0x70), 15);
+    }
+    /* Areas of a queue that comes back are checked. */
+    drv_set(d, 0x30, 0);
+    drv_set(d, 0xc0, 1);
+    assert_int_equal(drv_get(d, 0xc0), 0);
+    drv_queue(d, 0, MEM_GAP_START, drv_avail_at(0), drv_used_at(0));
+    assert_int_equal(drv_get(d, 0x70), 15 | 64);
+    /* Not negotiated: nothing happens. */
+    drv_start(d, 0);
+    drv_set(d, 0x30, 0);
+    drv_set(d, 0xc0, 1);
+    assert_int_equal(drv_get(d, 0x44), 1);
 }
 
 static void test_state(void **st)
@@ -389,8 +439,8 @@ static void test_state(void **st)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_registers),   T(test_config), T(test_status),    T(test_requests),
-        T(test_partial_ack), T(test_broken), T(test_bad_rings), T(test_state),
+        T(test_registers), T(test_config),    T(test_status),      T(test_requests), T(test_partial_ack),
+        T(test_broken),    T(test_bad_rings), T(test_queue_reset), T(test_state),
     };
     log_set_level(LOG_ERROR); /* broken drivers are the subject here */
     return cmocka_run_group_tests(tests, NULL, NULL);
