@@ -21,6 +21,7 @@ from machine import Fail, Machine, Skip  # noqa: E402
 import registry  # noqa: E402
 import cases_boot  # noqa: E402,F401
 import cases_cli  # noqa: E402,F401
+import cases_debian  # noqa: E402,F401
 import cases_device  # noqa: E402,F401
 import cases_direct  # noqa: E402,F401
 import cases_gdb  # noqa: E402,F401
