@@ -5,7 +5,7 @@
  * fuzz_one is the body for any fuzzer; main replays files, or makes and runs CASES programs that start from a sane
  * driver and go wrong.
  *
- *   fuzz_virtio [--target NAME] [--seed N] [--cases N] [FILE|DIRECTORY...]      prints TAP
+ *   fuzz_virtio [--list-targets] [--target NAME] [--seed N] [--cases N] [FILE|DIRECTORY...]      prints TAP
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -275,6 +275,13 @@ static const struct virtio_target *find_target(const char *name)
     exit(2);
 }
 
+static int list_targets(void)
+{
+    for (unsigned i = 0; i < virtio_target_count(); i++)
+        puts(virtio_targets[i]->name);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static struct program p;
@@ -288,6 +295,8 @@ int main(int argc, char **argv)
             cases = (unsigned)strtoul(argv[++i], NULL, 0);
         else if (strcmp(argv[i], "--target") == 0 && i + 1 < argc)
             only = find_target(argv[++i]);
+        else if (strcmp(argv[i], "--list-targets") == 0)
+            return list_targets();
         else {
             files++;
             bad += (unsigned)replay(argv[i]);
