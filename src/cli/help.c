@@ -25,6 +25,7 @@ static const char run_help[] =
     "                         no random number device, or a slower one\n"
     "  --serial SPEC          stdio, pty, file:FILE, unix:FILE or null (stdio)\n"
     "  --console SPEC         adds a virtio console (/dev/hvc0) on another back end\n"
+    "  --port NAME=SPEC       a virtio port, /dev/virtio-ports/NAME, on a back end like that of --serial\n"
     "  --engine NAME          auto, translate or interp (auto)\n"
     "  --verify               check translate against the interpreter, block by block\n"
     "  --trace FILE[,asm][,exec]\n"

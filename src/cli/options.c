@@ -202,6 +202,7 @@ static const struct {
     { "rng", true, opt_rng },
     { "serial", true, set_serial },
     { "console", true, set_console },
+    { "port", true, opt_port },
     { "engine", true, set_engine },
     { "mmu", true, set_mmu },
     { "direct", true, set_direct },

@@ -22,6 +22,7 @@ import registry  # noqa: E402
 import cases_boot  # noqa: E402,F401
 import cases_cli  # noqa: E402,F401
 import cases_debian  # noqa: E402,F401
+import cases_control  # noqa: E402,F401
 import cases_device  # noqa: E402,F401
 import cases_direct  # noqa: E402,F401
 import cases_gdb  # noqa: E402,F401
