@@ -12,6 +12,8 @@ enum lock_rank {
     LOCK_MACHINE = 10, /* life cycle: start, pause, reset */
     LOCK_DEVICE = 20,  /* one per chip or virtio device */
     LOCK_CHARDEV = 25, /* host back ends that devices call */
+    LOCK_DISK = 27,    /* metadata of one disk image; the image below is not called with it held */
+    LOCK_DISK_CACHE = 28,
     LOCK_IRQCHIP = 30, /* IOAPIC, PIC: reached from devices raising a line */
     LOCK_LAPIC = 40,   /* reached from IRQ chips and other LAPICs */
     LOCK_VCPU = 50,    /* a vCPU's run state and condition variable */

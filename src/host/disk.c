@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Raw images. The size is read once: an image that shrinks later gives I/O errors, one that grows is not used further.
+ * Disk images: opening, locking, telling formats apart, and checks before a format's own code. The size is read once:
+ * an image that shrinks later gives I/O errors, one that grows is not used further.
  * Locks are OFD locks on the whole file: they belong to the open file, so two disks of one process exclude each other
  * too, and they end with the process however it ends.
  */
@@ -8,9 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/falloc.h>
 #include <linux/fs.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,22 +19,16 @@
 
 #include "base/log.h"
 #include "base/types.h"
+#include "host/disk_format.h"
 
-struct disk {
-    int fd;
-    uint64_t bytes;
-    uint32_t block;
-    bool read_only;
-    _Atomic bool no_punch, no_zero; /* the host said EOPNOTSUPP once */
-    char serial[DISK_SERIAL];
-};
-
-/* ---- opening ---- */
+/* ---- telling formats apart ---- */
 
 struct magic {
     const char *name, *bytes;
     unsigned at, len;
 };
+
+enum { HEAD = 128 };
 
 /* A guest must not get the container's bytes as its disk: it would not boot, and its first write destroys the image. */
 static const struct magic formats[] = {
@@ -51,52 +44,69 @@ static const struct magic formats[] = {
     { "parallels", "WithouFreSpacExt", 0, 16 },
 };
 
-static int refuse_formats(int fd, const char *path, struct err *e)
+/* NULL: looks like none of them, so it is raw. */
+static const char *looks_like(const uint8_t head[HEAD])
 {
-    uint8_t head[512] = { 0 };
-    ssize_t n = pread(fd, head, sizeof(head), 0);
-    if (n < 0)
-        return err_set(e, errno, "cannot read the disk image '%.300s': %s", path, strerror(errno));
-    for (size_t i = 0; i < ARRAY_LEN(formats); i++) {
-        const struct magic *m = &formats[i];
-        if (memcmp(head + m->at, m->bytes, m->len) == 0)
-            return err_set(e, ENOTSUP,
-                           "the disk image '%.200s' is in %s format, only raw images are supported: convert it with "
-                           "qemu-img convert -O raw",
-                           path, m->name);
+    for (size_t i = 0; i < ARRAY_LEN(formats); i++)
+        if (memcmp(head + formats[i].at, formats[i].bytes, formats[i].len) == 0)
+            return formats[i].name;
+    return NULL;
+}
+
+static int choose_format(struct disk *d, const char *wanted, struct err *e)
+{
+    uint8_t head[HEAD];
+    if (wanted && strcmp(wanted, "raw") != 0 && strcmp(wanted, "qcow2") != 0)
+        return err_set(e, ENOTSUP,
+                       "the disk image '%.200s' is said to be in %.40s format; only raw and qcow2 are there", d->path,
+                       wanted);
+    if (wanted) {
+        d->fmt = wanted[0] == 'r' ? &disk_raw : &disk_qcow2;
+        return 0;
     }
+    int r = file_read(d->fd, head, sizeof(head), 0);
+    if (r < 0)
+        return err_set(e, -r, "cannot read the disk image '%.300s': %s", d->path, strerror(-r));
+    const char *name = looks_like(head);
+    if (name && strcmp(name, "qcow2") != 0)
+        return err_set(e, ENOTSUP,
+                       "the disk image '%.200s' is in %s format, only raw and qcow2 are there: convert it with "
+                       "qemu-img convert -O qcow2",
+                       d->path, name);
+    d->fmt = name ? &disk_qcow2 : &disk_raw;
+    d->guard = !name && !d->read_only;
     return 0;
 }
 
-static int lock_image(int fd, bool read_only, const char *path, struct err *e)
+/* ---- opening ---- */
+
+static int lock_image(const struct disk *d, struct err *e)
 {
-    struct flock fl = { .l_type = (short)(read_only ? F_RDLCK : F_WRLCK), .l_whence = SEEK_SET };
-    if (fcntl(fd, F_OFD_SETLK, &fl) == 0)
+    struct flock fl = { .l_type = (short)(d->read_only ? F_RDLCK : F_WRLCK), .l_whence = SEEK_SET };
+    if (fcntl(d->fd, F_OFD_SETLK, &fl) == 0)
         return 0;
     if (errno == EAGAIN || errno == EACCES)
-        return err_set(e, EBUSY, "the disk image '%.300s' is in use by another virtual machine, or given twice%s", path,
-                       read_only ? ", with the right to write" : "");
-    log_warn("the disk image '%s' cannot be locked (%s): nothing keeps a second machine from using it", path,
+        return err_set(e, EBUSY, "the disk image '%.300s' is in use by another virtual machine, or given twice%s",
+                       d->path, d->read_only ? ", with the right to write" : "");
+    log_warn("the disk image '%s' cannot be locked (%s): nothing keeps a second machine from using it", d->path,
              strerror(errno));
     return 0;
 }
 
-static int probe_size(struct disk *d, const struct stat *st, const char *path, struct err *e)
+static int examine(struct disk *d, struct stat *st, struct err *e)
 {
-    uint64_t bytes = (uint64_t)st->st_size;
-    if (S_ISBLK(st->st_mode) && ioctl(d->fd, BLKGETSIZE64, &bytes) < 0)
-        return err_set(e, errno, "cannot tell the size of the disk '%.300s': %s", path, strerror(errno));
+    if (fstat(d->fd, st) < 0)
+        return err_set(e, errno, "cannot examine the disk image '%.300s': %s", d->path, strerror(errno));
     if (!S_ISBLK(st->st_mode) && !S_ISREG(st->st_mode))
-        return err_set(e, EINVAL, "the disk image '%.300s' is neither a regular file nor a block device", path);
-    d->bytes = bytes & ~(uint64_t)(DISK_SECTOR - 1);
-    if (d->bytes == 0)
-        return err_set(e, EINVAL, "the disk image '%.300s' is %s; a disk has at least one sector of 512 bytes", path,
-                       bytes ? "too small" : "empty");
-    if (d->bytes != bytes)
-        log_warn("the disk image '%s' of %lu bytes is not a multiple of 512: the last %lu are not used", path, bytes,
-                 bytes - d->bytes);
+        return err_set(e, EINVAL, "the disk image '%.300s' is neither a regular file nor a block device", d->path);
+    d->device = S_ISBLK(st->st_mode);
+    d->file_bytes = (uint64_t)st->st_size;
+    if (d->device && ioctl(d->fd, BLKGETSIZE64, &d->file_bytes) < 0)
+        return err_set(e, errno, "cannot tell the size of the disk '%.300s': %s", d->path, strerror(errno));
     uint64_t block = (uint64_t)st->st_blksize;
     d->block = block >= DISK_SECTOR && block <= 1U << 20 && (block & (block - 1)) == 0 ? (uint32_t)block : 4096;
+    d->dev = st->st_dev;
+    d->ino = st->st_ino;
     return 0;
 }
 
@@ -109,46 +119,122 @@ static void name_image(struct disk *d, const struct stat *st)
     memcpy(d->serial, text, n < DISK_SERIAL ? (size_t)n : DISK_SERIAL);
 }
 
-struct disk *disk_open(const char *path, bool read_only, struct err *e)
+static int check_chain(const struct disk *d, struct err *e)
+{
+    if (d->depth >= DISK_CHAIN_MAX)
+        return err_set(e, ELOOP, "the disk image '%.300s' is the end of a chain of more than %d backing files", d->path,
+                       DISK_CHAIN_MAX);
+    for (const struct disk *o = d->over; o; o = o->over)
+        if (o->dev == d->dev && o->ino == d->ino)
+            return err_set(e, ELOOP, "the disk image '%.300s' has itself as a backing file", d->path);
+    return 0;
+}
+
+static int check_size(struct disk *d, struct err *e)
+{
+    uint64_t bytes = d->bytes;
+    if (d->is_base && bytes % DISK_SECTOR) {
+        d->bytes = (bytes | (DISK_SECTOR - 1)) + 1;
+        return 0;
+    }
+    d->bytes &= ~(uint64_t)(DISK_SECTOR - 1);
+    if (d->bytes == 0 && !d->is_base)
+        return err_set(e, EINVAL, "the disk image '%.300s' is %s; a disk has at least one sector of 512 bytes", d->path,
+                       bytes ? "too small" : "empty");
+    if (d->bytes != bytes)
+        log_warn("the disk image '%s' of %lu bytes is not a multiple of 512: the last %lu are not used", d->path, bytes,
+                 bytes - d->bytes);
+    return 0;
+}
+
+static struct disk *open_image(int fd, const char *path, const struct disk_options *o, struct disk *over, struct err *e)
 {
     struct stat st;
     struct disk *d = calloc(1, sizeof(*d));
-    if (!d) {
+    char *name = strdup(path);
+    if (!d || !name) {
         err_set(e, ENOMEM, "out of memory");
-        return NULL;
-    }
-    d->read_only = read_only;
-    /* O_NONBLOCK: a FIFO must be refused, not waited for. It does nothing to files and disks. */
-    d->fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    if (d->fd < 0) {
-        bool hint = !read_only && (errno == EACCES || errno == EROFS || errno == EPERM);
-        err_set(e, errno, "cannot open the disk image '%.300s': %s%s", path, strerror(errno),
-                hint ? " (a read-only disk is given as FILE,ro)" : "");
         goto undo_alloc;
     }
-    if (fstat(d->fd, &st) < 0) {
-        err_set(e, errno, "cannot examine the disk image '%.300s': %s", path, strerror(errno));
-        goto undo_open;
-    }
-    if (probe_size(d, &st, path, e) < 0 || refuse_formats(d->fd, path, e) < 0 ||
-        lock_image(d->fd, read_only, path, e) < 0)
-        goto undo_open;
+    d->path = name;
+    d->read_only = o->read_only;
+    d->fd = fd;
+    d->over = over;
+    d->is_base = over != NULL;
+    d->depth = over ? over->depth + 1 : 0;
+    if (examine(d, &st, e) < 0 || check_chain(d, e) < 0 || lock_image(d, e) < 0 || choose_format(d, o->format, e) < 0)
+        goto undo_alloc;
     name_image(d, &st);
+    if (d->fmt->open(d, o, e) < 0)
+        goto undo_alloc;
+    if (check_size(d, e) < 0)
+        goto undo_format;
     return d;
 
-undo_open:
-    close(d->fd);
+undo_format:
+    d->fmt->close(d);
+    disk_close(d->backing);
 undo_alloc:
+    close(fd);
+    free(name);
     free(d);
     return NULL;
 }
 
+static struct disk *open_path(const char *path, const struct disk_options *o, struct disk *over, struct err *e)
+{
+    /* O_NONBLOCK: a FIFO must be refused, not waited for. It does nothing to files and disks. */
+    int fd = open(path, (o->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (fd >= 0)
+        return open_image(fd, path, o, over, e);
+    bool hint = !o->read_only && (errno == EACCES || errno == EROFS || errno == EPERM);
+    if (over)
+        err_set(e, errno, "cannot open '%.200s', the backing file of '%.200s': %s", path, over->path, strerror(errno));
+    else
+        err_set(e, errno, "cannot open the disk image '%.300s': %s%s", path, strerror(errno),
+                hint ? " (a read-only disk is given as FILE,ro)" : "");
+    return NULL;
+}
+
+struct disk *disk_open(const char *path, bool read_only, struct err *e)
+{
+    struct disk_options o = { .read_only = read_only };
+    return open_path(path, &o, NULL, e);
+}
+
+struct disk *disk_open_with(const char *path, const struct disk_options *o, struct err *e)
+{
+    return open_path(path, o, NULL, e);
+}
+
+struct disk *disk_open_fd(int fd, const char *path, const struct disk_options *o, struct err *e)
+{
+    return open_image(fd, path, o, NULL, e);
+}
+
+int disk_open_backing(struct disk *d, const char *name, const char *format, const struct disk_options *o, struct err *e)
+{
+    char *path;
+    struct disk_options b = { .format = format, .read_only = !(o->backing_writable && d->depth == 0) };
+    const char *slash = strrchr(d->path, '/');
+    int folder = name[0] != '/' && slash ? (int)(slash - d->path + 1) : 0;
+    if (asprintf(&path, "%.*s%s", folder, d->path, name) < 0)
+        return err_set(e, ENOMEM, "out of memory");
+    d->backing = open_path(path, &b, d, e);
+    free(path);
+    return d->backing ? 0 : -EINVAL;
+}
+
 void disk_close(struct disk *d)
 {
-    if (!d)
-        return;
-    close(d->fd);
-    free(d);
+    while (d) {
+        struct disk *below = d->backing;
+        d->fmt->close(d);
+        close(d->fd);
+        free(d->path);
+        free(d);
+        d = below;
+    }
 }
 
 uint64_t disk_bytes(const struct disk *d)
@@ -159,6 +245,14 @@ bool disk_read_only(const struct disk *d)
 {
     return d->read_only;
 }
+const char *disk_format_name(const struct disk *d)
+{
+    return d->fmt->name;
+}
+struct disk *disk_backing(const struct disk *d)
+{
+    return d->backing;
+}
 uint32_t disk_block_size(const struct disk *d)
 {
     return d->block;
@@ -166,6 +260,10 @@ uint32_t disk_block_size(const struct disk *d)
 void disk_serial(const struct disk *d, char out[DISK_SERIAL])
 {
     memcpy(out, d->serial, DISK_SERIAL);
+}
+int disk_direct_fd(const struct disk *d)
+{
+    return d->fmt == &disk_raw ? d->fd : -1;
 }
 
 /* ---- I/O ---- */
@@ -177,114 +275,93 @@ static int check(const struct disk *d, uint64_t off, uint64_t len, bool change)
     return change && d->read_only ? -EROFS : 0;
 }
 
-static int transfer(struct disk *d, struct iovec *iov, int n, uint64_t off, bool write)
+static int total(const struct iovec *iov, int n, uint64_t *len)
 {
-    uint64_t len = 0;
+    *len = 0;
     for (int i = 0; i < n; i++)
-        if (__builtin_add_overflow(len, iov[i].iov_len, &len))
+        if (__builtin_add_overflow(*len, iov[i].iov_len, len))
             return -EINVAL;
-    int r = check(d, off, len, write);
-    if (r < 0)
-        return r;
-    while (n > 0) {
-        int k = n < 1024 ? n : 1024; /* IOV_MAX */
-        ssize_t done = write ? pwritev(d->fd, iov, k, (off_t)off) : preadv(d->fd, iov, k, (off_t)off);
-        if (done < 0 && (errno == EINTR || errno == EAGAIN))
-            continue;
-        if (done < 0)
-            return -errno;
-        off += (uint64_t)done;
-        bool moved = done > 0;
-        while (n > 0 && (size_t)done >= iov->iov_len) {
-            moved = true; /* an empty entry is progress too */
-            done -= (ssize_t)iov->iov_len;
-            iov++, n--;
-        }
-        if (!moved)
-            return -EIO; /* the image was truncated under us */
-        if (done) {
-            iov->iov_base = (char *)iov->iov_base + done;
-            iov->iov_len -= (size_t)done;
-        }
-    }
     return 0;
 }
 
 int disk_read(struct disk *d, struct iovec *iov, int n, uint64_t off)
 {
-    return transfer(d, iov, n, off, false);
+    uint64_t len;
+    struct iov_cursor c = { iov, n, 0 };
+    int r = total(iov, n, &len);
+    if (r == 0)
+        r = check(d, off, len, false);
+    return r < 0 || len == 0 ? r : d->fmt->read(d, &c, off, len);
+}
+
+/*
+ * A raw image whose format nobody stated is opened by its looks the next time too. A guest that could give it another
+ * format's header would have us read files of its choice as that image's backing file.
+ */
+static int write_guarded(struct disk *d, struct iov_cursor *c)
+{
+    uint8_t sector[DISK_SECTOR]; /* decided on and written: the guest's buffer may change */
+    iov_get(c, sector, sizeof(sector));
+    const char *name = looks_like(sector);
+    if (name) {
+        log_error("the guest may not make a %s image of its disk '%s', whose format was not stated: add format=raw",
+                  name, d->path);
+        return -EPERM;
+    }
+    struct iovec v = { sector, sizeof(sector) };
+    struct iov_cursor one = { &v, 1, 0 };
+    return d->fmt->write(d, &one, 0, sizeof(sector));
 }
 
 int disk_write(struct disk *d, struct iovec *iov, int n, uint64_t off)
 {
-    return transfer(d, iov, n, off, true);
+    uint64_t len;
+    struct iov_cursor c = { iov, n, 0 };
+    int r = total(iov, n, &len);
+    if (r == 0)
+        r = check(d, off, len, true);
+    if (r < 0 || len == 0)
+        return r;
+    if (d->guard && off == 0) {
+        r = write_guarded(d, &c);
+        off += DISK_SECTOR;
+        len -= DISK_SECTOR;
+        if (r < 0 || len == 0)
+            return r;
+    }
+    return d->fmt->write(d, &c, off, len);
 }
 
 int disk_flush(struct disk *d)
 {
-    if (d->read_only)
-        return 0;
-    while (fdatasync(d->fd) < 0)
-        if (errno != EINTR)
-            return -errno;
-    return 0;
-}
-
-/* 0, or -EOPNOTSUPP when the host cannot do it here (remembered in *cannot), or another error. */
-static int try_fallocate(struct disk *d, int mode, uint64_t off, uint64_t len, _Atomic bool *cannot)
-{
-    if (atomic_load(cannot))
-        return -EOPNOTSUPP;
-    while (fallocate(d->fd, mode, (off_t)off, (off_t)len) < 0) {
-        if (errno == EINTR)
-            continue;
-        if (errno == EOPNOTSUPP || errno == ENOSYS || errno == ENODEV)
-            atomic_store(cannot, true);
-        else if (errno != EINVAL) /* EINVAL: not aligned to the device's blocks */
-            return -errno;
-        return -EOPNOTSUPP;
-    }
-    return 0;
+    return d->read_only ? 0 : d->fmt->flush(d);
 }
 
 int disk_discard(struct disk *d, uint64_t off, uint64_t len)
 {
     int r = check(d, off, len, true);
-    if (r < 0 || len == 0)
-        return r;
-    r = try_fallocate(d, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len, &d->no_punch);
-    return r == -EOPNOTSUPP ? 0 : r;
-}
-
-static int write_zeroes(struct disk *d, uint64_t off, uint64_t len)
-{
-    static const uint8_t zeroes[65536];
-    int r = 0;
-    while (len && r == 0) {
-        struct iovec iov[16];
-        int n = 0;
-        uint64_t sum = 0;
-        for (; n < 16 && sum < len; n++) {
-            uint64_t k = len - sum < sizeof(zeroes) ? len - sum : sizeof(zeroes);
-            iov[n] = (struct iovec){ .iov_base = (void *)(uintptr_t)zeroes, .iov_len = k };
-            sum += k;
-        }
-        r = transfer(d, iov, n, off, true);
-        off += sum;
-        len -= sum;
-    }
-    return r;
+    return r < 0 || len == 0 ? r : d->fmt->discard(d, off, len);
 }
 
 int disk_zero(struct disk *d, uint64_t off, uint64_t len, bool unmap)
 {
     int r = check(d, off, len, true);
-    if (r < 0 || len == 0)
-        return r;
-    r = -EOPNOTSUPP;
-    if (unmap)
-        r = try_fallocate(d, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len, &d->no_punch);
-    if (r == -EOPNOTSUPP)
-        r = try_fallocate(d, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, off, len, &d->no_zero);
-    return r == -EOPNOTSUPP ? write_zeroes(d, off, len) : r;
+    return r < 0 || len == 0 ? r : d->fmt->zero(d, off, len, unmap);
+}
+
+int disk_map(struct disk *d, uint64_t off, uint64_t *len)
+{
+    int r = check(d, off, *len, false);
+    return r < 0 || *len == 0 ? r : d->fmt->map(d, off, len);
+}
+
+int disk_read_backing(struct disk *d, struct iov_cursor *c, uint64_t off, uint64_t len)
+{
+    uint64_t there = !d || off >= d->bytes ? 0 : d->bytes - off;
+    if (there > len)
+        there = len;
+    int r = there ? d->fmt->read(d, c, off, there) : 0;
+    if (r == 0)
+        iov_zero(c, len - there);
+    return r;
 }
