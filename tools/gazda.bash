@@ -14,16 +14,17 @@ _gazda() {
         ;;
     --boot) mapfile -t COMPREPLY < <(compgen -W 'auto linux stub pvh multiboot flat:' -- "$cur") ;;
     --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio pty file: unix: null' -- "$cur") ;;
+    --net) mapfile -t COMPREPLY < <(compgen -W 'user tap= link= none' -- "$cur") ;;
     --rng) mapfile -t COMPREPLY < <(compgen -W 'off bps= iops=' -- "$cur") ;;
     --engine) mapfile -t COMPREPLY < <(compgen -W 'auto translate interp' -- "$cur") ;;
     --direct) mapfile -t COMPREPLY < <(compgen -W 'auto off on' -- "$cur") ;;
     --mmu) mapfile -t COMPREPLY < <(compgen -W 'auto soft window' -- "$cur") ;;
     --log) mapfile -t COMPREPLY < <(compgen -W 'error warn info debug' -- "$cur") ;;
     help) mapfile -t COMPREPLY < <(compgen -W 'run' -- "$cur") ;;
-    --append | --cpus | --mem | --name | --gdb | --port) ;;
+    --append | --cpus | --mem | --name | --gdb) ;;
     *)
         [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W '--kernel --boot --initrd --append --cpus
-            --mem --disk --rng --serial --console --port --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --debug-exit
+            --mem --disk --net --rng --serial --console --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --debug-exit
             --stats --gdb --log --help' -- "$cur")
         ;;
     esac

@@ -34,7 +34,7 @@ int opt_limit(const char *what, bool bytes, char *value, struct bucket_cfg *b, s
 
 /* One a device; each checks its value and appends to o->mc. */
 int opt_disk(struct run_options *o, char *arg, struct err *e);
+int opt_net(struct run_options *o, char *arg, struct err *e);
 int opt_rng(struct run_options *o, char *arg, struct err *e);
-int opt_port(struct run_options *o, char *arg, struct err *e);
 
 #endif

@@ -21,6 +21,7 @@ struct machine_net {
     char *options;       /* what the back end makes of the rest, cut in place; NULL = none */
     uint8_t mac[6];      /* all 0: one that is made from the machine's name and the device's number */
     const char *dump;    /* pcap file, or NULL */
+    uint16_t mtu;        /* 0: the back end's */
     struct limiter_cfg rx, tx;
 };
 

@@ -26,6 +26,7 @@ int vm_add_virtio(struct machine *m, struct virtio_dev *v, struct err *e);
 int vm_own_backend(struct machine *m, void *p, void (*free)(void *p));
 
 int vm_add_disks(struct machine *m, struct err *e);
+int vm_add_nets(struct machine *m, struct err *e);
 int vm_add_console(struct machine *m, struct err *e);
 int vm_add_rng(struct machine *m, struct err *e);
 
