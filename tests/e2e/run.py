@@ -26,6 +26,7 @@ import cases_direct  # noqa: E402,F401
 import cases_gdb  # noqa: E402,F401
 import cases_hostile  # noqa: E402,F401
 import cases_net  # noqa: E402,F401
+import cases_safety  # noqa: E402,F401
 import cases_smp  # noqa: E402,F401
 import cases_soak  # noqa: E402,F401
 import cases_trace  # noqa: E402,F401
