@@ -14,7 +14,7 @@ from system import APPEND, Ended, Machine, Process, TOP
 
 RESULT = re.compile(r"^bench (\w+)=([\d.]+)(?: sum=([0-9a-f]+))?$")
 WITHOUT = re.compile(r"^bench (\w+) (failed|skipped): (.*)$")
-SOURCES = ("main.c", "rows.c", "compute.c", "simd.c", "system.c", "process.c", "launch.c")
+SOURCES = ("main.c", "rows.c", "compute.c", "simd.c", "system.c", "process.c", "launch.c", "disk.c")
 
 
 class Result:
@@ -59,19 +59,22 @@ class Program:
             else:
                 yield ["bench32" if kind == "rows32" else "bench", "rows", str(self.target_ms), str(self.limit)] + names
 
-    def native(self, jobs, root):
+    def native(self, jobs, root, disk=None):
         folder = os.path.join(self.top, "bench")
         script = "\n".join(folder + "/" + " ".join(a) for a in self.args(jobs, root))
-        return Process(["sh", "-c", script])
+        return Process(["env", "BENCH_DISK=" + disk, "sh", "-c", script] if disk else ["sh", "-c", script])
 
     def guest(self, jobs, system, setup):
         folder = tempfile.mkdtemp(dir=self.tmp)
         os.makedirs(os.path.join(folder, "bench"))
         with open(os.path.join(folder, "bench", "run"), "w", encoding="ascii") as f:
+            if setup.disk:
+                f.write("modprobe -q virtio_pci; modprobe -q virtio_blk; while [ ! -b /dev/vda ]; do sleep 0.1; done\n")
             f.writelines("/bench/" + " ".join(a) + "\n" for a in self.args(jobs, "/bench/root"))
         initrds = setup.initrds + [self.initrd, self.cpio("run.cpio", folder)]
         shutil.rmtree(folder)
         m = Machine(setup.kernel, initrds, APPEND + " quiet gazda.run=/bench/run", setup.cpus, setup.mem)
+        m.disk = setup.disk
         return Process(m.command(system, setup.gazda, self.tmp))
 
 
@@ -80,6 +83,7 @@ class Setup:
 
     def __init__(self, gazda, kernel, initrds, cpus=1, mem=512):
         self.gazda, self.kernel, self.initrds, self.cpus, self.mem = gazda, kernel, initrds, cpus, mem
+        self.disk = None
 
 
 def watch(process, limit, got):

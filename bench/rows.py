@@ -14,6 +14,7 @@ GROUPS = [
     Group("boot", "boot to shell", None, 2.0, None),
     Group("jit", "programs that compile", None, 3.0, None),
     Group("smp", "four CPUs", None, None, 1.8),
+    Group("io", "disk", None, 2.0, None),
 ]
 
 # factor: from the measured nanoseconds (boot: seconds) to the unit. counted: part of the group's means. Unit "x": a
@@ -56,6 +57,9 @@ def _rows():
     rows += add("jit", "ms", 1e-6, ("luajit", "luajit"), ("node", "nodejs"))
     rows += add("smp", "ns/step", 1, ("par4_1", "4 threads on 1 CPU"), ("par4_4", "4 threads on 4 CPUs"))
     rows.append(Row("scaling", "smp", "4 CPUs over 1", "x", 1, False))
+    rows += add("io", "us", 1e-3, ("randread", "random read 4 KiB"), ("randwrite", "random write 4 KiB"),
+                ("randread32", "same, 32 in flight"), ("randwrite32", "same, 32 in flight"),
+                ("seqread", "read 256 KiB"), ("seqwrite", "write 256 KiB"))
     return rows
 
 

@@ -78,6 +78,7 @@ class Machine:
     def __init__(self, kernel, initrds, append=APPEND, cpus=1, mem=512, qemu="pc"):
         self.kernel, self.initrds, self.append = kernel, initrds, append
         self.cpus, self.mem, self.qemu = cpus, mem, qemu
+        self.disk = None  # a raw image
 
     def command(self, system, gazda, tmp):
         if system == "tcg":
@@ -86,7 +87,7 @@ class Machine:
                 "--kernel", self.kernel, "--append", self.append]
         for i in self.initrds:
             argv += ["--initrd", i]
-        return argv
+        return argv + (["--disk", self.disk] if self.disk else [])
 
     def qemu_command(self, tmp):
         joined = os.path.join(tmp, "initrd")
@@ -98,9 +99,11 @@ class Machine:
         # Guest RAM in a memfd, as gazda has it, so that it can be told from QEMU's own memory.
         ram = "memory-backend-memfd,id=ram,size=%dM,share=on" % self.mem
         thread = "tcg,thread=multi" if self.cpus > 1 else "tcg"
+        drive = ["-drive", "if=none,id=disk,format=raw,file=" + self.disk,
+                 "-device", "virtio-blk-pci,drive=disk"] if self.disk else []
         return ["qemu-system-x86_64", "-accel", thread, "-cpu", "max", "-smp", str(self.cpus), "-m", str(self.mem),
                 "-machine", self.qemu + ",memory-backend=ram", "-object", ram, "-display", "none", "-nodefaults",
-                "-serial", "stdio", "-no-reboot", "-kernel", self.kernel, "-initrd", joined, "-append", self.append]
+                "-serial", "stdio", "-no-reboot", "-kernel", self.kernel, "-initrd", joined, "-append", self.append] + drive
 
 
 def boot(machine, system, gazda, limit, tmp):

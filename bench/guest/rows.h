@@ -38,7 +38,14 @@ uint64_t sha256_of(const uint8_t *data, size_t len);
 /* launch.c: runs the scripts root/bench/NAME.sh inside root, each once; names end with NULL. */
 int launch_apps(const char *root, unsigned limit, char **names);
 
-enum { INT_LOOP_INSNS = 16, SORT_LEN = 16384, SHA_BYTES = 16384, FAULT_PAGES = 256, VECTOR_LEN = 512 };
+enum {
+    INT_LOOP_INSNS = 16,
+    SORT_LEN = 16384,
+    DISK_LARGE = 262144,
+    SHA_BYTES = 16384,
+    FAULT_PAGES = 256,
+    VECTOR_LEN = 512
+};
 
 /* compute.c */
 uint64_t row_int(uint64_t n);
@@ -78,5 +85,13 @@ uint64_t row_yield(uint64_t n);
 uint64_t row_thread(uint64_t n);
 uint64_t row_par4_1(uint64_t n);
 uint64_t row_par4_4(uint64_t n);
+
+/* disk.c */
+uint64_t row_randread(uint64_t n);
+uint64_t row_randwrite(uint64_t n);
+uint64_t row_randread32(uint64_t n);
+uint64_t row_randwrite32(uint64_t n);
+uint64_t row_seqread(uint64_t n);
+uint64_t row_seqwrite(uint64_t n);
 
 #endif

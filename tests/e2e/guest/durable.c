@@ -2,9 +2,10 @@
 /*
  * Writes numbered, checksummed records and says which of them are on the disk:  durable DIR ROUND
  *
- * Three processes: 0 appends records of 4096 bytes to DIR/a0-ROUND, 1 of 1000 bytes to DIR/a1-ROUND, 2 overwrites the 64
- * slots of DIR/slots in turn. "durable W N" on standard output means that fsync has returned after record N of process
- * W. Files of rounds before the last are removed. tests/e2e/cases_safety.py kills the machine under it and looks.
+ * Three processes: 0 appends records of 4096 bytes to DIR/a0-ROUND, 1 of 1000 bytes to DIR/a1-ROUND, 2 overwrites the
+ * 64 slots of DIR/slots in turn. "durable W N" on standard output means that fsync has returned after record N of
+ * process W. Files of rounds before the last are removed. tests/e2e/cases_safety.py kills the machine under it and
+ * looks.
  */
 #include <fcntl.h>
 #include <stdint.h>
