@@ -24,7 +24,7 @@ _gazda() {
     --append | --cpus | --mem | --name | --gdb) ;;
     *)
         [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W '--kernel --boot --initrd --append --cpus
-            --mem --disk --net --rng --serial --console --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --debug-exit
+            --mem --disk --net --rng --serial --console --vsock --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --debug-exit
             --stats --gdb --log --help' -- "$cur")
         ;;
     esac

@@ -30,6 +30,8 @@ static const char run_help[] =
     "                         dump=FILE (pcap), and rx-bps= rx-ops= tx-bps= tx-ops=LIMIT\n"
     "  --serial SPEC          stdio, pty, file:FILE, unix:FILE or null (stdio)\n"
     "  --console SPEC         adds a virtio console (/dev/hvc0) on another back end\n"
+    "  --vsock CID:FILE       sockets between the guest and the host; FILE is the unix socket to\n"
+    "                         reach the guest by, FILE_PORT reaches the host\n"
     "  --engine NAME          auto, translate or interp (auto)\n"
     "  --verify               check translate against the interpreter, block by block\n"
     "  --trace FILE[,asm][,exec]\n"

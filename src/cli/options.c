@@ -201,6 +201,7 @@ static const struct {
     { "disk", true, opt_disk },
     { "net", true, opt_net },
     { "rng", true, opt_rng },
+    { "vsock", true, opt_vsock },
     { "serial", true, set_serial },
     { "console", true, set_console },
     { "engine", true, set_engine },

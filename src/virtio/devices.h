@@ -10,6 +10,8 @@ struct disk;
 struct net;
 struct net_dump;
 struct limiter_cfg;
+struct loop;
+struct vsock_host;
 
 /* Up to VIRTIO_QUEUES_MAX queues, 1 at least. */
 struct virtio_blk_cfg {
@@ -36,5 +38,12 @@ struct virtio_dev *virtio_net_new(const struct virtio_env *env, const struct vir
 
 /* limit as for a disk. */
 struct virtio_dev *virtio_rng_new(const struct virtio_env *env, const struct limiter_cfg *limit);
+
+/*
+ * Stream sockets to the unix sockets of host, which is not owned; cid is the guest's. The loop's thread may run
+ * already; without it nothing connects. Timers are needed.
+ */
+struct virtio_dev *virtio_vsock_new(const struct virtio_env *env, struct loop *loop, struct vsock_host *host,
+                                    uint32_t cid);
 
 #endif

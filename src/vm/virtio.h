@@ -29,5 +29,6 @@ int vm_add_disks(struct machine *m, struct err *e);
 int vm_add_nets(struct machine *m, struct err *e);
 int vm_add_console(struct machine *m, struct err *e);
 int vm_add_rng(struct machine *m, struct err *e);
+int vm_add_vsock(struct machine *m, struct err *e);
 
 #endif

@@ -31,6 +31,7 @@ import cases_smp  # noqa: E402,F401
 import cases_soak  # noqa: E402,F401
 import cases_trace  # noqa: E402,F401
 import cases_virtio  # noqa: E402,F401
+import cases_vsock  # noqa: E402,F401
 
 TOP = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 
