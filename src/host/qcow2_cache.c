@@ -186,3 +186,18 @@ bool q_set_has(const struct q_set *s, uint64_t cluster)
 {
     return s->size && s->slot[slot_of(s, cluster)];
 }
+
+void q_set_remove(struct q_set *s, uint64_t cluster)
+{
+    size_t i = s->size ? slot_of(s, cluster) : 0, mask = s->size - 1;
+    if (!s->size || !s->slot[i])
+        return;
+    s->n--;
+    s->slot[i] = 0;
+    /* What probing put behind it may belong here now. */
+    for (size_t k = (i + 1) & mask; s->slot[k]; k = (k + 1) & mask) {
+        uint64_t moved = s->slot[k];
+        s->slot[k] = 0;
+        s->slot[slot_of(s, moved - 1)] = moved;
+    }
+}

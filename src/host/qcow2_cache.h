@@ -43,6 +43,7 @@ struct q_set {
 };
 
 int q_set_add(struct q_set *s, uint64_t cluster); /* 0, -EEXIST, -ENOMEM */
+void q_set_remove(struct q_set *s, uint64_t cluster);
 bool q_set_has(const struct q_set *s, uint64_t cluster);
 
 #endif

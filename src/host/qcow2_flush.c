@@ -84,7 +84,7 @@ int q_switch_table(struct qcow2 *q, uint64_t off, uint32_t clusters)
 }
 
 /* Blocks, then the table entries that lead to new ones. */
-static int write_refcounts(struct qcow2 *q)
+int q_write_refcounts(struct qcow2 *q)
 {
     int r = q_cache_write(&q->rc);
     if (r == 0 && q->rt_lo < q->rt_hi) {
@@ -115,6 +115,7 @@ static int apply_unrefs(struct qcow2 *q)
     if (!q->unrefs)
         return 0;
     q_forget_unzipped(q);
+    q->pack = q->pack_end = 0; /* its cluster may be among them */
     for (size_t i = 0; i < q->unrefs && r == 0; i++) {
         for (uint64_t k = 0; k < q->unref[i].n && r == 0; k++) {
             uint64_t c = q->unref[i].cluster + k, n;
@@ -144,7 +145,7 @@ static int flush_steps(struct qcow2 *q)
     int r = 0;
     if (!q->lazy && (q->rc.dirty || q->rt_lo < q->rt_hi)) {
         q->data_unsynced = true;
-        r = write_refcounts(q);
+        r = q_write_refcounts(q);
     }
     if (r == 0 && q->data_unsynced)
         r = sync_unlocked(q);
@@ -204,7 +205,7 @@ int q_finish(struct qcow2 *q)
 {
     int r = q_flush(q);
     if (r == 0 && (q->rc.dirty || q->rt_lo < q->rt_hi))
-        r = write_refcounts(q);
+        r = q_write_refcounts(q);
     if (r == 0)
         r = file_sync(q->fd);
     if (r == 0 && q->h.incompatible & QCOW2_DIRTY)

@@ -20,6 +20,12 @@ int q_write_counters(struct qcow2 *q, uint64_t first, uint64_t blocks, uint64_t 
 int q_write_table(struct qcow2 *q, uint64_t off, const uint64_t *t, uint64_t n); /* big-endian in the file */
 int q_switch_table(struct qcow2 *q, uint64_t off, uint32_t clusters);            /* synced before and after */
 
+/* Writes the header and tables of an empty image into an empty file; backing is taken as it is. */
+int q_create(int fd, const char *path, const struct disk_create *c, struct err *e);
+/* Lock held, change: n clusters in a row, behind all others. */
+int q_alloc_contiguous(struct qcow2 *q, uint64_t n, uint64_t *first);
+int q_write_refcounts(struct qcow2 *q); /* lock held: those that rose are in the file */
+
 /* Makes all refcounts anew from what L1 and L2 tables refer to; the image is open with no tables loaded. */
 int q_repair_refcounts(struct disk *d, struct err *e);
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/disk_image.h"
 #include "host/qcow2.h"
 
 /* ---- ranges ---- */
@@ -263,26 +264,26 @@ static int write_zero_data(struct disk *d, uint64_t off, uint64_t len)
 /* Part of a cluster: nothing to do if it is zero already. */
 static int zero_part(struct disk *d, uint64_t off, uint64_t len)
 {
-    struct qcow2 *q = d->state;
     uint64_t n = len;
     int r = len ? q_disk_map(d, off, &n) : DISK_MAP_ZERO;
-    (void)q;
     if (r < 0 || (r == DISK_MAP_ZERO && n == len))
         return r < 0 ? r : 0;
     return write_zero_data(d, off, len);
 }
 
-enum { Z_KEEP, Z_UNMAP, Z_DISCARD };
+enum { Z_KEEP, Z_UNMAP, Z_DISCARD, Z_EMPTY };
 
 /* What an entry becomes. False: it stays. */
 static bool zeroed(const struct qcow2 *q, uint64_t entry, int how, uint64_t *out)
 {
+    if (how == Z_EMPTY) {
+        *out = 0;
+        return entry != 0;
+    }
     bool none = !(entry & QCOW2_COMPRESSED) && !(entry & QCOW2_OFFSET);
     bool flagged = !(entry & QCOW2_COMPRESSED) && q->h.version >= 3 && entry & QCOW2_ZERO;
     if (none && (flagged || !q->d->backing))
         return false;
-    if (none && how == Z_DISCARD)
-        return false; /* nothing here to give back */
     *out = q->d->backing ? QCOW2_ZERO : 0;
     if (how == Z_KEEP && q->h.version >= 3 && !none && !(entry & QCOW2_COMPRESSED) && entry & QCOW2_COPIED)
         *out = entry | QCOW2_ZERO;
@@ -330,7 +331,7 @@ static int zero_clusters(struct qcow2 *q, uint64_t off, uint64_t end, int how)
         lock_take(&q->lock);
         r = q_map(q, off, end - off, &x);
         lock_drop(&q->lock);
-        span = r == 0 && x.kind == Q_NONE && (!q->d->backing || how == Z_DISCARD) ? x.len >> q->bits : 0;
+        span = r == 0 && x.kind == Q_NONE && (!q->d->backing || how == Z_EMPTY) ? x.len >> q->bits : 0;
         if (span) { /* nothing there, perhaps as far as a whole table */
             off += span << q->bits;
             continue;
@@ -376,6 +377,11 @@ int q_zero(struct disk *d, uint64_t off, uint64_t len, bool unmap)
     if (r == 0)
         r = zero_part(d, end, off + len - end);
     return r;
+}
+
+int disk_empty(struct disk *d)
+{
+    return d->fmt == &disk_qcow2 && !d->read_only ? zero_clusters(d->state, 0, d->bytes, Z_EMPTY) : -EINVAL;
 }
 
 int q_disk_map(struct disk *d, uint64_t off, uint64_t *len)

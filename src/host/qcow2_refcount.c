@@ -202,6 +202,8 @@ static int grow_table(struct qcow2 *q)
     q->rt_n = n;
     q->rt_lo = q->rt_hi = 0;
     q->file_end = (first + blocks + table) << q->bits;
+    for (uint64_t i = 0; i < old_n; i++)
+        q_set_remove(&q->meta, (old_off >> q->bits) + i);
     return q_unref_later(q, old_off >> q->bits, old_n);
 }
 
@@ -266,4 +268,52 @@ int q_alloc(struct qcow2 *q, uint64_t *n, uint64_t *first)
     if ((c + count) << q->bits > q->file_end)
         q->file_end = (c + count) << q->bits;
     return 0;
+}
+
+/* Blocks for counters up to that of cluster end, each in a cluster of the one before, so that none is in the way. */
+static int add_blocks(struct qcow2 *q, uint64_t end)
+{
+    for (uint64_t b = q->free_hint >> block_bits(q); b <= end >> block_bits(q); b++) {
+        uint64_t n = 1, at;
+        int r;
+        while (b >= q->rt_n)
+            if ((r = grow_table(q)) < 0)
+                return r;
+        if (q->rt[b])
+            continue;
+        r = q_alloc(q, &n, &at);
+        if (r == 0 && !q->rt[b]) {
+            r = file_write_zeroes(q->fd, at << q->bits, q->cluster);
+            if (r == 0)
+                r = q_set_add(&q->meta, at);
+            if (r < 0)
+                return r;
+            q_cache_forget(&q->rc, at << q->bits, q->cluster);
+            q->rt[b] = at << q->bits;
+            table_changed(q, b);
+        } else if (r == 0) {
+            r = q_refcount_add(q, at, -1); /* the first one made itself */
+        }
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+int q_alloc_contiguous(struct qcow2 *q, uint64_t n, uint64_t *first)
+{
+    uint64_t hint = q->free_hint, spare = (n >> block_bits(q)) + 4, got = 0, at = 0;
+    int r = 0;
+    for (int tries = 0; tries < 4 && r == 0 && got < n; tries++) {
+        for (uint64_t i = 0; i < got; i++)
+            q_refcount_add(q, at + i, -1);
+        q->free_hint = q->file_end >> q->bits;
+        r = add_blocks(q, q->free_hint + n + spare);
+        got = n;
+        if (r == 0)
+            r = q_alloc(q, &got, &at);
+    }
+    q->free_hint = hint;
+    *first = at;
+    return r == 0 && got < n ? -ENOSPC : r;
 }
