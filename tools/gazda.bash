@@ -12,6 +12,10 @@ _gazda() {
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         ;;
+    --share | --root)
+        compopt -o filenames -o nospace
+        mapfile -t COMPREPLY < <(compgen -d -- "$cur")
+        ;;
     --boot) mapfile -t COMPREPLY < <(compgen -W 'auto linux stub pvh multiboot flat:' -- "$cur") ;;
     --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio pty file: unix: null' -- "$cur") ;;
     --net) mapfile -t COMPREPLY < <(compgen -W 'user tap= link= none' -- "$cur") ;;
@@ -24,7 +28,7 @@ _gazda() {
     --append | --cpus | --mem | --name | --gdb) ;;
     *)
         [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W '--kernel --boot --initrd --append --cpus
-            --mem --disk --net --rng --serial --console --vsock --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --debug-exit
+            --mem --disk --share --root --net --rng --serial --console --vsock --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --debug-exit
             --stats --gdb --log --help' -- "$cur")
         ;;
     esac

@@ -28,6 +28,8 @@ static const char run_help[] =
     "  --net tap=NAME | link=PATH | none\n"
     "                         on a TAP device; to another machine; nowhere. All take mac=, mtu=,\n"
     "                         dump=FILE (pcap), and rx-bps= rx-ops= tx-bps= tx-ops=LIMIT\n"
+    "  --share DIR:TAG[,ro]   a directory for the guest: mount -t 9p -o trans=virtio TAG /mnt\n"
+    "  --root DIR[,ro]        a directory as the appliance's root file system\n"
     "  --serial SPEC          stdio, pty, file:FILE, unix:FILE or null (stdio)\n"
     "  --console SPEC         adds a virtio console (/dev/hvc0) on another back end\n"
     "  --vsock CID:FILE       sockets between the guest and the host; FILE is the unix socket to\n"

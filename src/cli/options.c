@@ -202,6 +202,8 @@ static const struct {
     { "net", true, opt_net },
     { "rng", true, opt_rng },
     { "vsock", true, opt_vsock },
+    { "share", true, opt_share },
+    { "root", true, opt_root },
     { "serial", true, set_serial },
     { "console", true, set_console },
     { "engine", true, set_engine },

@@ -14,6 +14,7 @@ struct run_options {
     const char *initrd[INITRDS_MAX];
     const char *stats, *gdb, *trace;
     bool perf_map;
+    char root_arg[64]; /* --root: what the appliance is told on the command line */
 };
 
 /* 0 go on, 1 help was asked for, -errno. The arguments are cut in place. */
@@ -37,5 +38,7 @@ int opt_disk(struct run_options *o, char *arg, struct err *e);
 int opt_net(struct run_options *o, char *arg, struct err *e);
 int opt_rng(struct run_options *o, char *arg, struct err *e);
 int opt_vsock(struct run_options *o, char *arg, struct err *e);
+int opt_share(struct run_options *o, char *arg, struct err *e);
+int opt_root(struct run_options *o, char *arg, struct err *e);
 
 #endif

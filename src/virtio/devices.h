@@ -12,6 +12,7 @@ struct net_dump;
 struct limiter_cfg;
 struct loop;
 struct vsock_host;
+struct share;
 
 /* Up to VIRTIO_QUEUES_MAX queues, 1 at least. */
 struct virtio_blk_cfg {
@@ -45,5 +46,9 @@ struct virtio_dev *virtio_rng_new(const struct virtio_env *env, const struct lim
  */
 struct virtio_dev *virtio_vsock_new(const struct virtio_env *env, struct loop *loop, struct vsock_host *host,
                                     uint32_t cid);
+
+/* The tag is at most VIRTIO_9P_TAG_MAX bytes and not empty. The share is not owned. */
+enum { VIRTIO_9P_TAG_MAX = 64 };
+struct virtio_dev *virtio_9p_new(const struct virtio_env *env, struct share *share, const char *tag);
 
 #endif

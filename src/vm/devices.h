@@ -28,6 +28,7 @@ struct machine_net {
 struct machine_share {
     const char *dir, *tag;
     bool read_only;
+    bool map_root; /* who runs this process is root in the guest */
 };
 
 struct machine_vsock {

@@ -27,6 +27,7 @@ int vm_own_backend(struct machine *m, void *p, void (*free)(void *p));
 
 int vm_add_disks(struct machine *m, struct err *e);
 int vm_add_nets(struct machine *m, struct err *e);
+int vm_add_shares(struct machine *m, struct err *e);
 int vm_add_console(struct machine *m, struct err *e);
 int vm_add_rng(struct machine *m, struct err *e);
 int vm_add_vsock(struct machine *m, struct err *e);

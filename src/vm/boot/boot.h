@@ -40,6 +40,7 @@ struct boot_config {
     const char *const *initrds; /* concatenated for Linux and PVH; one module each for multiboot */
     unsigned n_initrds;
     const char *append; /* NULL: BOOT_DEFAULT_APPEND for Linux and PVH, nothing for others */
+    const char *extra;  /* more for Linux and PVH, behind it; NULL: nothing */
     unsigned cpus;      /* 1..32; APIC ids 0..cpus-1 */
     const struct boot_virtio *virtio;
     unsigned n_virtio;

@@ -26,6 +26,8 @@ static void cmdline_extras(struct boot *b, const char *append, FILE *f)
     const struct boot_config *cfg = b->cfg;
     if (cfg->root != BOOT_ROOT_NONE && !cmdline_has(append, "root="))
         fprintf(f, " root=/dev/vda %s", cfg->root == BOOT_ROOT_RO ? "ro" : "rw");
+    if (cfg->extra)
+        fprintf(f, " %s", cfg->extra);
     for (unsigned i = 0; i < cfg->n_virtio; i++)
         fprintf(f, " virtio_mmio.device=%" PRIu32 "K@0x%08" PRIx64 ":%u", cfg->virtio[i].len >> 10, cfg->virtio[i].base,
                 cfg->virtio[i].gsi);

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT */
+/* The fids of a 9p device; see p9.h. Descriptors are closed without the table's lock. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "virtio/p9.h"
+
+/* ---- what fids stand for ---- */
+
+struct p9_node *p9_node_new(struct p9 *p, int fd, uint8_t type)
+{
+    struct p9_node *n = malloc(sizeof(*n));
+    if (!n) {
+        share_close(p->share, fd);
+        return NULL;
+    }
+    *n = (struct p9_node){ .refs = 1, .fd = fd, .type = type };
+    return n;
+}
+
+struct p9_file *p9_file_new(struct p9 *p, int fd, int flags)
+{
+    struct p9_file *f = calloc(1, sizeof(*f));
+    if (!f) {
+        share_close(p->share, fd);
+        return NULL;
+    }
+    f->refs = 1;
+    f->fd = fd;
+    f->flags = flags;
+    lock_init(&f->lock, LOCK_CHARDEV);
+    return f;
+}
+
+static void put_file(struct p9 *p, struct p9_file *f)
+{
+    if (atomic_fetch_sub(&f->refs, 1) != 1)
+        return;
+    share_close(p->share, f->fd);
+    lock_destroy(&f->lock);
+    free(f);
+}
+
+static void put_attr(struct p9 *p, struct p9_attr *a)
+{
+    if (atomic_fetch_sub(&a->refs, 1) != 1)
+        return;
+    lock_take(&p->fids.lock);
+    p->fids.attr_bytes -= a->size;
+    lock_drop(&p->fids.lock);
+    free(a);
+}
+
+void p9_put_fid(struct p9 *p, struct p9_fid *f)
+{
+    if (f->file)
+        put_file(p, f->file);
+    if (f->attr)
+        put_attr(p, f->attr);
+    if (f->node && atomic_fetch_sub(&f->node->refs, 1) == 1) {
+        share_close(p->share, f->node->fd);
+        free(f->node);
+    }
+    f->file = NULL;
+    f->attr = NULL;
+    f->node = NULL;
+}
+
+/* ---- the table ---- */
+
+static struct p9_slot **find(struct p9 *p, uint32_t num)
+{
+    struct p9_slot **at = &p->fids.bucket[num * 0x9e3779b1U >> 18];
+    while (*at && (*at)->fid.num != num)
+        at = &(*at)->next;
+    return at;
+}
+
+_Static_assert(P9_BUCKETS == 1 << (32 - 18), "the hash has as many bits as there are buckets");
+
+int p9_get_fid(struct p9 *p, uint32_t num, struct p9_fid *out)
+{
+    lock_take(&p->fids.lock);
+    const struct p9_slot *s = *find(p, num);
+    *out = (struct p9_fid){ 0 };
+    int r = !s ? -EBADF : s->fid.node->fd < 0 ? -ESTALE : 0;
+    if (r == 0) {
+        *out = s->fid;
+        atomic_fetch_add(&out->node->refs, 1);
+        if (out->file)
+            atomic_fetch_add(&out->file->refs, 1);
+        if (out->attr)
+            atomic_fetch_add(&out->attr->refs, 1);
+    }
+    lock_drop(&p->fids.lock);
+    return r;
+}
+
+int p9_add_fid(struct p9 *p, struct p9_fid *f)
+{
+    struct p9_slot *s = malloc(sizeof(*s));
+    if (!s)
+        return -ENOMEM;
+    lock_take(&p->fids.lock);
+    struct p9_slot **at = find(p, f->num);
+    int r = f->num == P9_NOFID ? -EBADF : *at ? -EBUSY : p->fids.n >= P9_FIDS_MAX ? -EMFILE : 0;
+    if (r == 0) {
+        *s = (struct p9_slot){ .fid = *f };
+        *at = s;
+        p->fids.n++;
+    }
+    lock_drop(&p->fids.lock);
+    if (r < 0)
+        free(s);
+    return r;
+}
+
+int p9_set_fid(struct p9 *p, const struct p9_fid *was, struct p9_fid *f)
+{
+    struct p9_fid old = { 0 };
+    lock_take(&p->fids.lock);
+    struct p9_slot *s = *find(p, f->num);
+    int r = -EBUSY;
+    if (s && s->fid.node == was->node && s->fid.file == was->file && s->fid.attr == was->attr) {
+        old = s->fid;
+        s->fid = *f;
+        r = 0;
+    }
+    lock_drop(&p->fids.lock);
+    p9_put_fid(p, &old);
+    return r;
+}
+
+int p9_del_fid(struct p9 *p, uint32_t num, struct p9_fid *out)
+{
+    lock_take(&p->fids.lock);
+    struct p9_slot **at = find(p, num), *s = *at;
+    if (s) {
+        *at = s->next;
+        *out = s->fid;
+        p->fids.n--;
+    }
+    lock_drop(&p->fids.lock);
+    free(s);
+    return s ? 0 : -EBADF;
+}
+
+void p9_fids_init(struct p9 *p)
+{
+    lock_init(&p->fids.lock, LOCK_CHARDEV);
+}
+
+void p9_fids_clear(struct p9 *p)
+{
+    for (unsigned i = 0; i < P9_BUCKETS; i++) {
+        lock_take(&p->fids.lock);
+        struct p9_slot *s = p->fids.bucket[i], *next;
+        p->fids.bucket[i] = NULL;
+        for (const struct p9_slot *k = s; k; k = k->next)
+            p->fids.n--;
+        lock_drop(&p->fids.lock);
+        for (; s; s = next) {
+            next = s->next;
+            p9_put_fid(p, &s->fid);
+            free(s);
+        }
+    }
+}

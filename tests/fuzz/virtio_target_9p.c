@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * 9p: besides what fuzz_virtio makes, its input makes messages that are right in most of their parts, on a small tree
+ * with a few fids, so that the device gets deep into them. What is outside of the shared directory must stay.
+ */
+#include <ftw.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "host/share.h"
+#include "virtio/p9_msg.h"
+#include "virtio_targets.h"
+
+enum { AREA = DRV_DATA + 0x200000, AREA_STEP = 0x10000, SLOTS = 4 };
+
+struct back {
+    struct drv *d;
+    struct share *share;
+    char dir[32];
+    uint32_t rnd;
+    unsigned slot;
+    uint16_t tag;
+};
+
+static int rm(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+    (void)st, (void)flag, (void)ftw;
+    return remove(path);
+}
+
+static void check(bool ok, const char *what)
+{
+    if (ok)
+        return;
+    fprintf(stderr, "9p: %s\n", what);
+    abort();
+}
+
+static void *p9_target_open(struct drv *d, const struct virtio_env *env)
+{
+    struct back *b = calloc(1, sizeof(*b));
+    char path[64];
+    strcpy(b->dir, "/tmp/gazda-fuzz9p-XXXXXX");
+    check(mkdtemp(b->dir) != NULL, "no directory");
+    snprintf(path, sizeof(path), "%s/outside", b->dir);
+    check(mkdir(path, 0700) == 0, "no directory");
+    snprintf(path, sizeof(path), "%s/in", b->dir);
+    check(mkdir(path, 0755) == 0, "no directory");
+    b->d = d;
+    b->share = share_open(&(struct share_cfg){ .dir = path, .map_root = true }, NULL);
+    snprintf(path, sizeof(path), "%s/in/a", b->dir);
+    check(mkdir(path, 0755) == 0, "no directory");
+    snprintf(path, sizeof(path), "%s/in/b", b->dir);
+    check(symlink("../outside", path) == 0, "no link");
+    d->v = virtio_9p_new(env, b->share, "fuzz");
+    return b;
+}
+
+static void p9_target_close(void *back)
+{
+    struct back *b = back;
+    char path[64];
+    struct stat st;
+    snprintf(path, sizeof(path), "%s/outside", b->dir);
+    check(stat(path, &st) == 0 && (st.st_mode & 07777) == 0700, "what is outside has changed");
+    check(rmdir(path) == 0, "something is outside");
+    share_free(b->share);
+    snprintf(path, sizeof(path), "%s/in", b->dir);
+    nftw(path, rm, 64, FTW_DEPTH | FTW_PHYS);
+    check(rmdir(b->dir) == 0, "something is beside the directory");
+    free(b);
+}
+
+static uint32_t draw(struct back *b, uint32_t n)
+{
+    b->rnd = b->rnd * 1664525 + 1013904223;
+    return (b->rnd >> 8) % n;
+}
+
+static void put_name(struct back *b, struct p9_out *o)
+{
+    static const char *const names[] = { "a", "b", "c", "d", "..", ".", "", "a/b", "/etc", "../outside" };
+    const char *s = names[draw(b, draw(b, 4) ? 4 : ARRAY_LEN(names))];
+    p9_put_str(o, s, strlen(s));
+}
+
+/* One field: mostly something that means something there. */
+static void put_field(struct back *b, struct p9_out *o, char kind)
+{
+    static const uint64_t sizes[] = { 0, 1, 4, 100, 4096, 65536, INT64_MAX, UINT64_MAX, 1UL << 31, 1UL << 32 };
+    static const uint32_t modes[] = { 0100644, 0040755, 0120777, 0010600, 0140600, 0020600, 0777, 0 };
+    switch (kind) {
+    case 'f':
+        p9_put32(o, draw(b, 40) ? draw(b, 6) : P9_NOFID);
+        break;
+    case 'n':
+        put_name(b, o);
+        break;
+    case 'o': /* open flags */
+        p9_put32(o, draw(b, 3) | (draw(b, 4) ? 0 : draw(b, 2) ? 01000 : 0202000));
+        break;
+    case 'm':
+        p9_put32(o, modes[draw(b, ARRAY_LEN(modes))]);
+        break;
+    case '8':
+        p9_put64(o, sizes[draw(b, draw(b, 3) ? 4 : ARRAY_LEN(sizes))]);
+        break;
+    case '4':
+        p9_put32(o, (uint32_t)sizes[draw(b, draw(b, 3) ? 5 : ARRAY_LEN(sizes))]);
+        break;
+    case 'v':
+        p9_put32(o, draw(b, 0x200));
+        break;
+    case 'x':
+        p9_put_str(o, "user.a", draw(b, 7));
+        break;
+    case 'V':
+        p9_put_str(o, "9P2000.L", 8);
+        break;
+    case '1':
+        p9_put8(o, (uint8_t)draw(b, 4));
+        break;
+    case 't':
+        p9_put16(o, (uint16_t)draw(b, 8));
+        break;
+    default: /* names of a walk */ {
+        unsigned n = draw(b, 4);
+        p9_put16(o, (uint16_t)n);
+        while (n--)
+            put_name(b, o);
+    }
+    }
+}
+
+static size_t make(struct back *b, uint8_t *buf, size_t size)
+{
+    static const struct {
+        uint8_t type;
+        const char *fields;
+    } ops[] = {
+        { P9_TVERSION, "4V" },
+        { P9_TATTACH, "ffnn4" },
+        { P9_TATTACH, "ffnn4" },
+        { P9_TWALK, "ffw" },
+        { P9_TWALK, "ffw" },
+        { P9_TWALK, "ffw" },
+        { P9_TLOPEN, "fo" },
+        { P9_TLOPEN, "fo" },
+        { P9_TLCREATE, "fnom4" },
+        { P9_TLCREATE, "fnom4" },
+        { P9_TREAD, "f84" },
+        { P9_TREAD, "f84" },
+        { P9_TWRITE, "f844444" },
+        { P9_TWRITE, "f844444" },
+        { P9_TREADDIR, "f84" },
+        { P9_TGETATTR, "f8" },
+        { P9_TSETATTR, "fvm448888888" },
+        { P9_TSTATFS, "f" },
+        { P9_TFSYNC, "f4" },
+        { P9_TMKDIR, "fnm4" },
+        { P9_TSYMLINK, "fnn4" },
+        { P9_TMKNOD, "fnm444" },
+        { P9_TLINK, "ffn" },
+        { P9_TRENAME, "ffn" },
+        { P9_TRENAMEAT, "fnfn" },
+        { P9_TUNLINKAT, "fn4" },
+        { P9_TREADLINK, "f" },
+        { P9_TXATTRWALK, "ffx" },
+        { P9_TXATTRCREATE, "fx84" },
+        { P9_TLOCK, "f14884n" },
+        { P9_TGETLOCK, "f1884n" },
+        { P9_TFLUSH, "t" },
+        { P9_TCLUNK, "f" },
+        { P9_TREMOVE, "f" },
+    };
+    struct p9_out o = { .p = buf, .n = size };
+    unsigned i = draw(b, ARRAY_LEN(ops));
+    if (i == 0 && draw(b, 8)) /* a new session only now and then */
+        i = 3;
+    p9_put32(&o, 0);
+    p9_put8(&o, ops[i].type);
+    p9_put16(&o, ops[i].type == P9_TVERSION ? (uint16_t)P9_NOTAG : (uint16_t)(b->tag++ % 8));
+    for (const char *f = ops[i].fields; *f; f++)
+        put_field(b, &o, *f);
+    uint32_t n = (uint32_t)o.at;
+    memcpy(buf, &n, 4);
+    for (unsigned k = draw(b, 8) ? 0 : 1 + draw(b, 3); k; k--)
+        buf[draw(b, n)] = (uint8_t)draw(b, 256);
+    return n;
+}
+
+static void post(struct back *b, const uint8_t *msg, size_t n)
+{
+    gpa_t at = AREA + (gpa_t)b->slot * AREA_STEP;
+    uint16_t head = (uint16_t)(b->slot * 2);
+    mem_write(b->d->mem, at, msg, n);
+    drv_desc(b->d, 0, head, (struct drv_desc){ at, (uint32_t)n, D_NEXT, (uint16_t)(head + 1) });
+    drv_desc(b->d, 0, head + 1U, (struct drv_desc){ at + 0x1000, draw(b, 20) ? 0x8000 : 11 + draw(b, 50), D_WRITE, 0 });
+    drv_add(b->d, 0, head);
+    b->slot = (b->slot + 1) % SLOTS;
+}
+
+/* A start of a session if the first byte says so, then a batch of messages that are in flight together. */
+static void p9_target_input(void *back, const uint8_t *in, size_t n)
+{
+    struct back *b = back;
+    uint8_t msg[1024];
+    for (size_t i = 0; i < n; i++)
+        b->rnd = b->rnd * 31 + in[i];
+    if (n && in[0] % 4 == 0) {
+        static const uint8_t version[] = { 21, 0, 0,   0,   100, 255, 255, 0,   0,   8,  0,
+                                           8,  0, '9', 'P', '2', '0', '0', '0', '.', 'L' };
+        static const uint8_t attach[] = {
+            23, 0, 0, 0, 104, 1, 0, 0, 0, 0, 0, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0
+        };
+        drv_start(b->d, VIRTIO_F_INDIRECT_DESC);
+        b->slot = 0;
+        post(b, version, sizeof(version));
+        post(b, attach, sizeof(attach));
+        drv_kick(b->d, 0);
+    }
+    for (size_t i = 0; i < n; i++) {
+        post(b, msg, make(b, msg, sizeof(msg)));
+        if (b->slot == 0) {
+            drv_kick(b->d, 0);
+            drv_quiet(b->d);
+            while (drv_used(b->d, 0, NULL) >= 0)
+                ;
+        }
+    }
+    drv_kick(b->d, 0);
+}
+
+const struct virtio_target virtio_target_9p = {
+    .name = "9p", .open = p9_target_open, .input = p9_target_input, .close = p9_target_close
+};
