@@ -135,6 +135,7 @@ lint: $(DEPS)
 # The guests that the tests boot. Without a network the tests that need one are skipped and say so.
 guests: $(DEPS)
 	@tools/fetch-kernels || true
+	@guest/debian/build >/dev/null || true
 
 MODES := rel asan ubsan
 check check-nightly: $(DEPS) guests

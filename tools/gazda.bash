@@ -25,10 +25,10 @@ _gazda() {
     --mmu) mapfile -t COMPREPLY < <(compgen -W 'auto soft window' -- "$cur") ;;
     --log) mapfile -t COMPREPLY < <(compgen -W 'error warn info debug' -- "$cur") ;;
     help) mapfile -t COMPREPLY < <(compgen -W 'run' -- "$cur") ;;
-    --append | --cpus | --mem | --name | --gdb) ;;
+    --append | --cpus | --mem | --name | --gdb | --port) ;;
     *)
         [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W '--kernel --boot --initrd --append --cpus
-            --mem --disk --share --root --net --rng --serial --console --vsock --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --debug-exit
+            --mem --disk --share --root --net --rng --serial --console --port --vsock --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --debug-exit
             --stats --gdb --log --help' -- "$cur")
         ;;
     esac

@@ -32,6 +32,7 @@ static const char run_help[] =
     "  --root DIR[,ro]        a directory as the appliance's root file system\n"
     "  --serial SPEC          stdio, pty, file:FILE, unix:FILE or null (stdio)\n"
     "  --console SPEC         adds a virtio console (/dev/hvc0) on another back end\n"
+    "  --port NAME=SPEC       a virtio port, /dev/virtio-ports/NAME, on a back end like that of --serial\n"
     "  --vsock CID:FILE       sockets between the guest and the host; FILE is the unix socket to\n"
     "                         reach the guest by, FILE_PORT reaches the host\n"
     "  --engine NAME          auto, translate or interp (auto)\n"

@@ -206,6 +206,7 @@ static const struct {
     { "root", true, opt_root },
     { "serial", true, set_serial },
     { "console", true, set_console },
+    { "port", true, opt_port },
     { "engine", true, set_engine },
     { "mmu", true, set_mmu },
     { "direct", true, set_direct },

@@ -37,6 +37,7 @@ int opt_limit(const char *what, bool bytes, char *value, struct bucket_cfg *b, s
 int opt_disk(struct run_options *o, char *arg, struct err *e);
 int opt_net(struct run_options *o, char *arg, struct err *e);
 int opt_rng(struct run_options *o, char *arg, struct err *e);
+int opt_port(struct run_options *o, char *arg, struct err *e);
 int opt_vsock(struct run_options *o, char *arg, struct err *e);
 int opt_share(struct run_options *o, char *arg, struct err *e);
 int opt_root(struct run_options *o, char *arg, struct err *e);

@@ -104,6 +104,7 @@ static int status_of(const struct machine_result *res)
 static int run_machine(const struct run_options *o, struct err *e)
 {
     struct signal_watch w;
+    sigset_t blocked;
     struct machine_result res;
     struct gdb_server *gdb = NULL;
     FILE *stats = NULL;
@@ -119,7 +120,9 @@ static int run_machine(const struct run_options *o, struct err *e)
     sigaddset(&w.set, SIGTERM);
     sigaddset(&w.set, SIGHUP);
     sigaddset(&w.set, SIGUSR2);
-    pthread_sigmask(SIG_BLOCK, &w.set, NULL);
+    blocked = w.set;
+    sigaddset(&blocked, SIGWINCH); /* stdio reads it from a descriptor */
+    pthread_sigmask(SIG_BLOCK, &blocked, NULL);
     signal(SIGPIPE, SIG_IGN);
     w.m = machine_new(&o->mc, e);
     int status = STATUS_ERROR;

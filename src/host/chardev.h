@@ -9,7 +9,9 @@
 #ifndef GAZDA_HOST_CHARDEV_H
 #define GAZDA_HOST_CHARDEV_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/err.h"
 
@@ -29,15 +31,23 @@ struct chardev_user {
     size_t (*can_rx)(void *arg); /* how many bytes rx takes now; 0 = stop reading until chardev_rx_ready */
     void (*rx)(void *arg, const void *buf, size_t len); /* len <= what can_rx said last */
     void (*tx_ready)(void *arg);                        /* after a short write: there is room again */
+    void (*changed)(void *arg);                         /* chardev_get_status may say something else now */
     void *arg;
 };
 
-/* The back end's side; chardev_* below are the callers. */
+struct chardev_status {
+    bool peer;           /* somebody is there */
+    uint16_t cols, rows; /* of the terminal, 0 = it is none, or unknown */
+};
+
+/* The back end's side; chardev_* below are the callers. Those from status on may be NULL. */
 struct chardev_ops {
     size_t (*write)(struct chardev *ch, const void *buf, size_t len);
     void (*attach)(struct chardev *ch, const struct chardev_user *user);
     void (*rx_ready)(struct chardev *ch);
     void (*free)(struct chardev *ch);
+    void (*status)(struct chardev *ch, struct chardev_status *st);
+    void (*opened)(struct chardev *ch, bool open);
 };
 
 struct chardev {
@@ -63,6 +73,21 @@ static inline void chardev_rx_ready(struct chardev *ch)
     ch->ops->rx_ready(ch);
 }
 
+/* Any thread, a device lock may be held. */
+static inline void chardev_get_status(struct chardev *ch, struct chardev_status *st)
+{
+    *st = (struct chardev_status){ .peer = true };
+    if (ch->ops->status)
+        ch->ops->status(ch, st);
+}
+
+/* The guest's side was opened or closed, where that is known (virtio ports). Any thread, a device lock may be held. */
+static inline void chardev_opened(struct chardev *ch, bool open)
+{
+    if (ch->ops->opened)
+        ch->ops->opened(ch, open);
+}
+
 /* Flushes what can be written at once, restores the terminal, closes. After attach(NULL). ch may be NULL. */
 static inline void chardev_free(struct chardev *ch)
 {
@@ -74,8 +99,8 @@ static inline void chardev_free(struct chardev *ch)
 void chardev_stdio_restore(void);
 
 /*
- * Opens "stdio", "pty", "file:F", "unix:F" or "null". env is copied. NULL with e set. The process ignores SIGPIPE. This
- * and chardev_free are called on the loop thread or while the loop does not run.
+ * Opens "stdio", "pty", "file:F", "unix:F", "socket:F" or "null". env is copied. NULL with e set. The process ignores
+ * SIGPIPE. This and chardev_free are called on the loop thread or while the loop does not run.
  */
 struct chardev *chardev_open(const char *spec, const struct chardev_env *env, struct err *e);
 

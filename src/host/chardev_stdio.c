@@ -5,6 +5,9 @@
  * sends one. In a pipe every byte is the guest's. While the process is in the terminal's background nothing is read
  * and the mode is left alone.
  *
+ * The terminal's size is looked at again when SIGWINCH comes: through a descriptor, so it must be blocked in all
+ * threads.
+ *
  * The terminal's old mode is process-wide state that signal handlers need: the one exception to "no globals" here.
  */
 #include <errno.h>
@@ -14,6 +17,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
@@ -34,6 +39,8 @@ struct stdio {
     bool terminal;   /* stdin is one */
     bool escaped;    /* the last key was Ctrl-A */
     bool want_quit, want_help;
+    int winch; /* signalfd, -1 = none */
+    struct loop_fd *winch_watch;
     int flags[2]; /* what the descriptions of 0 and 1 had, -1 = untouched */
 };
 
@@ -153,9 +160,41 @@ static bool stdio_may_read(struct stream *s)
     return false;
 }
 
+static void stdio_size(const struct stream *s, uint16_t *cols, uint16_t *rows)
+{
+    struct winsize w;
+    if (!((const struct stdio *)s)->terminal || ioctl(STDIN_FILENO, TIOCGWINSZ, &w) < 0)
+        return;
+    *cols = w.ws_col;
+    *rows = w.ws_row;
+}
+
+static void on_winch(void *arg, unsigned events)
+{
+    struct stdio *t = arg;
+    struct signalfd_siginfo info;
+    (void)events;
+    while (read(t->winch, &info, sizeof(info)) > 0)
+        ;
+    stream_changed(&t->s);
+}
+
+static void watch_size(struct stdio *t)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGWINCH);
+    t->winch = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    if (t->winch >= 0)
+        t->winch_watch = loop_fd_add(t->s.env.loop, t->winch, LOOP_IN, on_winch, t);
+}
+
 static void stdio_closing(struct stream *s)
 {
     struct stdio *t = (struct stdio *)s;
+    loop_fd_del(t->winch_watch);
+    if (t->winch >= 0)
+        close(t->winch);
     chardev_stdio_restore();
     for (int i = 0; i < 2; i++)
         if (t->flags[i] >= 0)
@@ -176,6 +215,7 @@ static const struct stream_kind stdio_kind = {
     .may_read = stdio_may_read,
     .tick = stdio_tick,
     .closing = stdio_closing,
+    .size = stdio_size,
     .fini = stdio_fini,
 };
 
@@ -219,6 +259,7 @@ struct chardev *chardev_stdio_open(const struct chardev_env *env, struct err *e)
         return NULL;
     }
     stream_init(&t->s, &stdio_kind, env);
+    t->winch = -1;
     t->terminal = tcgetattr(STDIN_FILENO, &tty.saved) == 0;
     stream_connect(&t->s, reopen(t, STDIN_FILENO), reopen(t, STDOUT_FILENO));
     if (!t->terminal)
@@ -226,6 +267,7 @@ struct chardev *chardev_stdio_open(const struct chardev_env *env, struct err *e)
     tty.mode = tty.saved;
     cfmakeraw(&tty.mode);
     catch_signals();
+    watch_size(t);
     atexit(chardev_stdio_restore);
     if (foreground()) {
         go_raw();

@@ -338,6 +338,18 @@ void stream_init(struct stream *s, const struct stream_kind *kind, const struct 
     timer_init(&s->timer, loop_timers(env->loop), on_timer, s);
 }
 
+void stream_changed(struct stream *s)
+{
+    struct chardev_user u;
+    lock_take(&s->lock);
+    if (!s->dead && callback_begin(s, &u)) {
+        if (u.changed)
+            u.changed(u.arg);
+        callback_end(s);
+    }
+    lock_drop(&s->lock);
+}
+
 int stream_connect(struct stream *s, int rfd, int wfd)
 {
     struct loop_fd *rw = NULL, *ww = NULL;
@@ -361,6 +373,7 @@ int stream_connect(struct stream *s, int rfd, int wfd)
     read_file_on(s);
     watch(s);
     lock_drop(&s->lock);
+    stream_changed(s);
     return 0;
 }
 
@@ -389,6 +402,7 @@ void stream_disconnect(struct stream *s)
     s->tx_len = 0;
     tell_room(s);
     lock_drop(&s->lock);
+    stream_changed(s);
 }
 
 void stream_hold_input(struct stream *s, bool hold)
@@ -443,9 +457,20 @@ static void stream_free(struct chardev *ch)
     unref(s);
 }
 
+static void stream_status(struct chardev *ch, struct chardev_status *st)
+{
+    struct stream *s = (struct stream *)ch;
+    lock_take(&s->lock);
+    st->peer = s->connected;
+    if (s->kind->size)
+        s->kind->size(s, &st->cols, &st->rows);
+    lock_drop(&s->lock);
+}
+
 const struct chardev_ops stream_ops = {
     .write = stream_write,
     .attach = stream_attach,
     .rx_ready = stream_rx_ready,
     .free = stream_free,
+    .status = stream_status,
 };

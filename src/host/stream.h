@@ -16,7 +16,8 @@ enum { STREAM_TX = 65536, STREAM_RX = 8192, STREAM_POLL_MS = 250 };
 
 struct stream;
 
-/* A kind of back end. All but fini may be NULL; all but filter run with no lock held, on the loop thread. */
+/* A kind of back end. All but fini may be NULL; all but filter and size run with no lock held, on the
+ * loop thread. */
 struct stream_kind {
     /* Edits n fresh bytes in place and returns how many are input. Lock held: the stream may only be flagged. */
     size_t (*filter)(struct stream *s, uint8_t *buf, size_t n);
@@ -26,9 +27,11 @@ struct stream_kind {
     void (*tick)(struct stream *s);       /* STREAM_POLL_MS after stream_poll_later */
     void (*closing)(struct stream *s);    /* chardev_free, output is drained */
     void (*fini)(struct stream *s);       /* the last reference is gone: free it */
-    bool socket;                          /* the output descriptor is one */
-    bool keeps_fd;                        /* fini closes the descriptors, nobody else does */
-    bool history;                         /* output before the first peer is kept (the newest) and shown to it */
+    /* The terminal's size. Lock held, any thread. */
+    void (*size)(const struct stream *s, uint16_t *cols, uint16_t *rows);
+    bool socket;   /* the output descriptor is one */
+    bool keeps_fd; /* fini closes the descriptors, nobody else does */
+    bool history;  /* output before the first peer is kept (the newest) and shown to it */
 };
 
 struct stream {
@@ -64,6 +67,8 @@ void stream_disconnect(struct stream *s);
 /* Stops or goes on reading the descriptor. */
 void stream_hold_input(struct stream *s, bool hold);
 void stream_poll_later(struct stream *s);
+/* The status is another one now: tells the user. Loop thread, or while the loop does not run; lock not held. */
+void stream_changed(struct stream *s);
 
 struct chardev *chardev_null_open(void);
 struct chardev *chardev_stdio_open(const struct chardev_env *env, struct err *e);

@@ -22,10 +22,13 @@ struct virtio_blk_cfg {
 };
 struct virtio_dev *virtio_blk_new(const struct virtio_env *env, const struct virtio_blk_cfg *cfg);
 
-/* One port. Attaches to ch, which is not owned; cols and rows may be 0: no size is told. */
-struct virtio_dev *virtio_console_new(const struct virtio_env *env, struct chardev *ch, uint16_t cols, uint16_t rows);
-/* The terminal has another size now. Lock not held. */
-void virtio_console_resize(struct virtio_dev *v, uint16_t cols, uint16_t rows);
+enum { VIRTIO_CONSOLE_PORTS_MAX = 9 };
+struct virtio_console_port {
+    const char *name;   /* copied; NULL: a console. Linux shows it as /dev/virtio-ports/NAME */
+    struct chardev *ch; /* not owned; NULL: there is no port of this number */
+};
+/* Port 0 is the console or absent; several ports come with MULTIPORT. Attaches to the back ends. */
+struct virtio_dev *virtio_console_new(const struct virtio_env *env, const struct virtio_console_port *port, unsigned n);
 
 /* One pair of queues. */
 struct virtio_net_cfg {

@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: MIT */
+/* One multiport console: --console is port 0, the --port options follow. */
+#include <errno.h>
+
 #include "host/chardev.h"
 #include "virtio/devices.h"
 #include "vm/internal.h"
@@ -9,16 +12,28 @@ static void free_chardev(void *ch)
     chardev_free(ch);
 }
 
-int vm_add_console(struct machine *m, struct err *e)
+static int open_port(struct machine *m, const char *spec, struct chardev **ch, struct err *e)
 {
     const struct chardev_env ce = { .loop = m->loop };
+    *ch = chardev_open(spec, &ce, e);
+    return vm_own_backend(m, *ch, free_chardev);
+}
+
+int vm_add_console(struct machine *m, struct err *e)
+{
+    struct virtio_console_port port[VIRTIO_CONSOLE_PORTS_MAX] = { 0 };
     struct virtio_env env;
-    if (!m->cfg.console)
+    unsigned n = 1;
+    if (!m->cfg.console && !m->cfg.n_ports)
         return 0;
+    if (m->cfg.n_ports >= VIRTIO_CONSOLE_PORTS_MAX)
+        return err_set(e, EINVAL, "%u ports: at most %d", m->cfg.n_ports, VIRTIO_CONSOLE_PORTS_MAX - 1);
     int r = vm_virtio_env(m, &env, e);
-    if (r < 0)
-        return r;
-    struct chardev *ch = chardev_open(m->cfg.console, &ce, e);
-    r = vm_own_backend(m, ch, free_chardev);
-    return r < 0 ? r : vm_add_virtio(m, virtio_console_new(&env, ch, 0, 0), e);
+    if (r == 0 && m->cfg.console)
+        r = open_port(m, m->cfg.console, &port[0].ch, e);
+    for (unsigned i = 0; i < m->cfg.n_ports && r == 0; i++, n++) {
+        port[n].name = m->cfg.port[i].name;
+        r = open_port(m, m->cfg.port[i].spec, &port[n].ch, e);
+    }
+    return r < 0 ? r : vm_add_virtio(m, virtio_console_new(&env, port, n), e);
 }

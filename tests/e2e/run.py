@@ -21,6 +21,8 @@ from machine import Fail, Machine, Skip  # noqa: E402
 import registry  # noqa: E402
 import cases_boot  # noqa: E402,F401
 import cases_cli  # noqa: E402,F401
+import cases_debian  # noqa: E402,F401
+import cases_control  # noqa: E402,F401
 import cases_device  # noqa: E402,F401
 import cases_direct  # noqa: E402,F401
 import cases_gdb  # noqa: E402,F401
@@ -39,8 +41,8 @@ TOP = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), 
 class Bench:
     """What a case works with."""
 
-    def __init__(self, gazda, mode, name):
-        self.gazda, self.mode, self.top = os.path.abspath(gazda), mode, TOP
+    def __init__(self, gazda, mode, name, nightly=False):
+        self.gazda, self.mode, self.nightly, self.top = os.path.abspath(gazda), mode, nightly, TOP
         # How much longer than the plain build everything may take.
         self.scale = {"rel": 1.0, "dbg": 4.0, "ubsan": 5.0, "asan": 8.0, "tsan": 12.0}[mode]
         self.tmp = tempfile.mkdtemp(prefix="gazda-e2e-")
@@ -106,7 +108,7 @@ class Bench:
 
 
 def run_case(args, c):
-    bench = Bench(args.gazda, args.mode, c.name)
+    bench = Bench(args.gazda, args.mode, c.name, args.nightly)
     try:
         c.fn(bench, *c.args)
         return "ok", ""

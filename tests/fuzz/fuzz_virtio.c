@@ -5,7 +5,7 @@
  * fuzz_one is the body for any fuzzer; main replays files, or makes and runs CASES programs that start from a sane
  * driver and go wrong.
  *
- *   fuzz_virtio [--target NAME] [--seed N] [--cases N] [FILE|DIRECTORY...]      prints TAP
+ *   fuzz_virtio [--list-targets] [--target NAME] [--seed N] [--cases N] [FILE|DIRECTORY...]      prints TAP
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -222,13 +222,35 @@ static void emit_request(struct program *p, uint64_t *seed)
     emit(p, OP_KICK | q << 8, 2);
 }
 
+/* Buffers for the messages of a multiport console, and a message of its driver. */
+static void emit_control(struct program *p, uint64_t *seed)
+{
+    static const uint8_t events[] = { 0, 3, 3, 6, 6, 3, 7, 0 };
+    uint64_t x = rnd(seed), id = x & 15 ? x >> 4 & 3 : x, event = x & 0x70 ? events[x >> 8 & 7] : x >> 8;
+    for (unsigned q = 2; q <= 3; q++) {
+        emit(p, OP_MEM | q << 8 | 4U << 16, 5); /* at DRV_DATA */
+        emit(p, 8, 1);
+        emit(p, (id & 0xffffffff) | (event & 0xffff) << 32 | (x >> 40 & 7 ? 1UL : x >> 48) << 48, 8);
+        emit(p, OP_DESC | q << 8 | 4U << 16, 5);
+        emit(p, x >> 44 & 7 ? q : x >> 52 & 15, 1);
+        emit(p, q == 2 ? 24 : 8, 2);
+        emit(p, 0, 1);
+        emit(p, q == 2 ? D_WRITE : 0, 2);
+        emit(p, OP_AVAIL | q << 8, 2);
+        emit(p, x >> 44 & 7 ? q : x >> 52 & 15, 1);
+        emit(p, OP_KICK | q << 8, 2);
+    }
+}
+
 static void make(struct program *p, uint64_t seed)
 {
     p->n = 0;
     emit(p, seed, 2);
     size_t want = 64 + rnd(&seed) % 2000;
     while (p->n < want) {
-        if (rnd(&seed) % 3)
+        if (rnd(&seed) % 4 == 0)
+            emit_control(p, &seed);
+        else if (rnd(&seed) % 3)
             emit_request(p, &seed);
         else
             for (unsigned k = 1 + rnd(&seed) % 4; k; k--)
@@ -275,6 +297,13 @@ static const struct virtio_target *find_target(const char *name)
     exit(2);
 }
 
+static int list_targets(void)
+{
+    for (unsigned i = 0; i < virtio_target_count(); i++)
+        puts(virtio_targets[i]->name);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static struct program p;
@@ -288,6 +317,8 @@ int main(int argc, char **argv)
             cases = (unsigned)strtoul(argv[++i], NULL, 0);
         else if (strcmp(argv[i], "--target") == 0 && i + 1 < argc)
             only = find_target(argv[++i]);
+        else if (strcmp(argv[i], "--list-targets") == 0)
+            return list_targets();
         else {
             files++;
             bad += (unsigned)replay(argv[i]);

@@ -18,7 +18,7 @@ extern const struct virtio_target *const virtio_targets[];
 unsigned virtio_target_count(void);
 
 extern const struct virtio_target virtio_target_blk, virtio_target_blk_ro, virtio_target_blk_limit,
-    virtio_target_console, virtio_target_rng;
+    virtio_target_console, virtio_target_ports, virtio_target_rng;
 extern const struct virtio_target virtio_target_vsock;
 extern const struct virtio_target virtio_target_9p;
 

@@ -10,7 +10,7 @@
 #include "engine_tests.h"
 #include "interp_machine.h"
 
-enum { CPUS = 4, ROUNDS = 20000, HANDOVERS = 500 };
+enum { CPUS = 4, ROUNDS = 10000, HANDOVERS = 250 };
 
 struct smp {
     struct im *cpu[CPUS];
