@@ -1,10 +1,46 @@
 # SPDX-License-Identifier: MIT
 # Completion of gazda for bash.
+_gazda_image() {
+    local words
+    if [ "$COMP_CWORD" = 2 ]; then
+        mapfile -t COMPREPLY < <(compgen -W 'create info convert resize check commit' -- "$cur")
+        return
+    fi
+    case $prev in
+    -f | -O | -F | --format | --output | --backing-format) words='raw qcow2' ;;
+    --compression) words='zlib zstd' ;;
+    --compat) words='v2 v3' ;;
+    --cluster-size) words='4K 64K 128K 1M 2M' ;;
+    --refcount-bits) words='1 2 4 8 16 32 64' ;;
+    esac
+    if [ -z "$words" ] && [[ $cur == -* ]]; then
+        local make='--compression --cluster-size --refcount-bits --compat --lazy-refcounts --force'
+        case ${COMP_WORDS[2]} in
+        create) words="--format --backing --backing-format $make" ;;
+        info) words='--format --json' ;;
+        convert) words="--format --output --compress --quiet $make" ;;
+        resize) words='--format --shrink' ;;
+        check) words='--format --repair --quiet' ;;
+        commit) words='--keep --quiet' ;;
+        esac
+    fi
+    if [ -n "$words" ]; then
+        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+    else
+        compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+    fi
+}
+
 _gazda() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     COMPREPLY=()
     if [ "$COMP_CWORD" = 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'run help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run image help --version' -- "$cur")
+        return
+    fi
+    if [ "${COMP_WORDS[1]}" = image ]; then
+        _gazda_image
         return
     fi
     case $prev in
@@ -24,7 +60,7 @@ _gazda() {
     --direct) mapfile -t COMPREPLY < <(compgen -W 'auto off on' -- "$cur") ;;
     --mmu) mapfile -t COMPREPLY < <(compgen -W 'auto soft window' -- "$cur") ;;
     --log) mapfile -t COMPREPLY < <(compgen -W 'error warn info debug' -- "$cur") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run' -- "$cur") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run image' -- "$cur") ;;
     --append | --cpus | --mem | --name | --gdb | --port) ;;
     *)
         [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W '--kernel --boot --initrd --append --cpus

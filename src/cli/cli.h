@@ -19,7 +19,10 @@ struct command {
 extern const struct command cli_commands[];
 
 int cli_run(int argc, char **argv);
+int cli_image(int argc, char **argv);
 int cli_help(int argc, char **argv);
+
+extern const char cli_image_help[];
 
 /* Prints "gazda: TEXT" on stderr and returns STATUS_ERROR. */
 int cli_fail(const struct err *e);

@@ -18,8 +18,9 @@ static const char run_help[] =
     "  --append TEXT          kernel command line, in place of the default\n"
     "  --cpus N               virtual CPUs, 1 to 32 (1)\n"
     "  --mem SIZE             memory, e.g. 512M or 6G (512M)\n"
-    "  --disk FILE[,ro][,bps=LIMIT][,iops=LIMIT]\n"
-    "                         raw disk image, the first is /dev/vda; LIMIT is N[:BURST[:MS]]: so\n"
+    "  --disk FILE[,ro][,format=raw|qcow2][,overlay[=NEW]][,bps=LIMIT][,iops=LIMIT]\n"
+    "                         disk image, the first is /dev/vda; overlay: FILE stays as it is, writes\n"
+    "                         go to NEW (qcow2) or are gone at the end; LIMIT is N[:BURST[:MS]]: so\n"
     "                         much in MS ms (1000), and BURST more once\n"
     "  --rng off|bps=LIMIT[,iops=LIMIT]\n"
     "                         no random number device, or a slower one\n"
@@ -66,12 +67,18 @@ int cli_help(int argc, char **argv)
             fputs(run_help, stdout);
             return STATUS_OK;
         }
+        if (strcmp(argv[1], "image") == 0) {
+            fputs(cli_image_help, stdout);
+            return STATUS_OK;
+        }
         return cli_usage_error("there is no help on \"%s\"; \"gazda help\" lists the subcommands", argv[1]);
     }
     FILE *f = argc == 0 ? stderr : stdout;
     fputs(main_help, f);
     for (const struct command *c = cli_commands; c->name; c++)
         fprintf(f, "  gazda %-8s %s\n", c->name, c->summary);
-    fputs("  gazda --version\n\n\"gazda help run\" shows the options of run; gazda(1) has the rest.\n", f);
+    fputs(
+        "  gazda --version\n\n\"gazda help run\" and \"gazda help image\" show their options; gazda(1) has the rest.\n",
+        f);
     return STATUS_OK;
 }

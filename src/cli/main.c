@@ -9,6 +9,7 @@
 
 const struct command cli_commands[] = {
     { "run", "start a machine", cli_run },
+    { "image", "make, describe, convert, check disk images", cli_image },
     { "help", "show help on a subcommand", cli_help },
     { NULL, NULL, NULL },
 };

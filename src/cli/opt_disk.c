@@ -11,6 +11,17 @@ static int set_word(struct machine_disk *d, char *word, struct err *e)
         d->read_only = word[1] == 'o';
         return 0;
     }
+    if (strcmp(word, "overlay") == 0 || strncmp(word, "overlay=", 8) == 0) {
+        d->overlay = true;
+        d->overlay_path = word[7] ? word + 8 : NULL;
+        return word[7] && !word[8] ? err_set(e, EINVAL, "--disk: overlay= needs the name of a file") : 0;
+    }
+    if (strncmp(word, "format=", 7) == 0) {
+        d->format = word + 7;
+        if (strcmp(d->format, "raw") != 0 && strcmp(d->format, "qcow2") != 0)
+            return err_set(e, EINVAL, "--disk: unknown format \"%s\"; it must be raw or qcow2", d->format);
+        return 0;
+    }
     if (strncmp(word, "bps=", 4) == 0)
         return opt_limit("--disk: bps", true, word + 4, &d->limit.bandwidth, e);
     if (strncmp(word, "iops=", 5) == 0)
@@ -33,6 +44,8 @@ int opt_disk(struct run_options *o, char *arg, struct err *e)
     }
     if (!*arg)
         return err_set(e, EINVAL, "--disk: the file name is empty; it must be FILE or FILE,ro");
+    if (d->overlay && d->read_only)
+        return err_set(e, EINVAL, "--disk: overlay and ro exclude each other");
     d->path = arg;
     o->mc.n_disks++;
     return 0;

@@ -161,8 +161,7 @@ static int check_state(struct qcow2 *q, const struct disk_options *o, struct err
         return err_set(
             e, EINVAL,
             "the image '%.200s' looks like a qcow2 image with the backing file '%.100s'; it is only taken as "
-            "one if you say so, with format=qcow2 (what was a raw disk may be made to look like that from "
-            "inside)",
+            "one if you say so, with format=qcow2 or -f qcow2 (a guest can make its raw disk look like that)",
             path, q->h.backing);
     if (q->writable && q->h.autoclear) {
         uint64_t zero = 0;

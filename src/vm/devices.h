@@ -10,6 +10,7 @@ enum { MACHINE_DISKS_MAX = 16, MACHINE_NETS_MAX = 8, MACHINE_SHARES_MAX = 8, MAC
 
 struct machine_disk {
     const char *path;
+    const char *format; /* "raw", "qcow2", or NULL: by content */
     bool read_only;
     bool overlay;             /* writes go to a qcow2 file over it: */
     const char *overlay_path; /* this one, made if it is not there; NULL: a temporary one */

@@ -10,7 +10,9 @@ static int add_disk(struct machine *m, const struct machine_disk *d, struct err 
     int r = vm_virtio_env(m, &env, e);
     if (r < 0)
         return r;
-    struct disk *disk = disk_open(d->path, d->read_only, e);
+    const struct disk_options o = { .format = d->format, .read_only = d->read_only };
+    struct disk *disk =
+        d->overlay ? disk_open_overlay(d->path, &o, d->overlay_path, e) : disk_open_with(d->path, &o, e);
     r = vm_own_backend(m, disk, (void (*)(void *))disk_close);
     if (r < 0)
         return r;

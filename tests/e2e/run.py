@@ -27,6 +27,7 @@ import cases_device  # noqa: E402,F401
 import cases_direct  # noqa: E402,F401
 import cases_gdb  # noqa: E402,F401
 import cases_hostile  # noqa: E402,F401
+import cases_image  # noqa: E402,F401
 import cases_net  # noqa: E402,F401
 import cases_safety  # noqa: E402,F401
 import cases_smp  # noqa: E402,F401
