@@ -21,5 +21,6 @@ extern const struct virtio_target virtio_target_blk, virtio_target_blk_ro, virti
     virtio_target_console, virtio_target_ports, virtio_target_rng;
 extern const struct virtio_target virtio_target_vsock;
 extern const struct virtio_target virtio_target_9p;
+extern const struct virtio_target virtio_target_net;
 
 #endif
