@@ -204,6 +204,8 @@ struct net *net_open(const char *kind, char *options, struct err *e)
         struct net *(*open)(char *options, struct err *e);
     } kinds[] = {
         { "user", net_user_open },
+        { "tap", net_tap_open },
+        { "link", net_link_open },
         { "none", none_open },
     };
     for (unsigned i = 0; i < ARRAY_LEN(kinds); i++)

@@ -196,6 +196,8 @@ static enum placed place(struct vnet *n, const struct net_hdr *hdr, const uint8_
     struct virtq *q = &v->q[RXQ];
     struct net_hdr h = *hdr;
     h.num_buffers = 1;
+    h.hdr_len = h.hdr_len <= len ? h.hdr_len : 0; /* a hint, and a peer's */
+    h.flags &= NET_NEEDS_CSUM | NET_DATA_VALID;
     if (!virtio_has(v, F_GUEST_CSUM))
         h.flags = 0;
     if (!pop_buffer(n))
@@ -233,8 +235,10 @@ static bool place_piece(void *arg, const uint8_t *frame, size_t len)
 static enum placed place_any(struct vnet *n, const struct net_hdr *hdr, const uint8_t *frame, size_t len)
 {
     unsigned lacking = net_hdr_needs(hdr) & ~n->guest;
-    if (!lacking || !net_hdr_ok(hdr, frame, len))
-        return lacking ? DROPPED : place(n, hdr, frame, len);
+    if (!net_hdr_ok(hdr, frame, len))
+        return DROPPED;
+    if (!lacking)
+        return place(n, hdr, frame, len);
     if (hdr->gso_type != NET_GSO_NONE) {
         struct pieces p = { .n = n, .last = DROPPED };
         const struct net_cut cut = { .emit = place_piece, .arg = &p, .scratch = n->scratch };

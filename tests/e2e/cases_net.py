@@ -5,7 +5,10 @@ import hashlib
 import os
 import random
 import socket
+import struct
+import subprocess
 import threading
+import time
 
 from machine import Fail, Skip
 from registry import case
@@ -142,3 +145,145 @@ def messages(b):
                 m.ends(1, 30)
                 if words not in m.stderr() or m.stderr().count("\n") != 1:
                     raise Fail("--net %s: no clear answer: %r" % (arg, m.stderr()))
+
+
+def static(m, address):
+    """Waits for the shell, stops DHCP, and gives eth0 an address."""
+    m.shell()
+    m.run("killall udhcpc; sleep 0.3")
+    m.ok("ip addr flush dev eth0; ip addr add %s/24 dev eth0; ip link set eth0 up" % address)
+
+
+def frames(path):
+    """The frames of a pcap file with nanoseconds: (time, bytes)."""
+    with open(path, "rb") as f:
+        b = f.read()
+    magic, major, minor, _, _, snaplen, link = struct.unpack_from("<IHHIIII", b)
+    if (magic, major, minor, link) != (0xa1b23c4d, 2, 4, 1):
+        raise Fail("%s has the header of no Ethernet capture: %r" % (path, b[:24]))
+    at, out = 24, []
+    while at < len(b):
+        sec, nsec, n, whole = struct.unpack_from("<IIII", b, at)
+        if n != whole or n > snaplen or nsec >= 10 ** 9 or at + 16 + n > len(b):
+            raise Fail("frame %d of %s is broken" % (len(out), path))
+        out.append((sec + nsec / 1e9, b[at + 16:at + 16 + n]))
+        at += 16 + n
+    return out
+
+
+@case("net:dump")
+def dump(b):
+    """The capture holds what was sent and received, and is whole although gazda is killed."""
+    path, port = os.path.join(b.tmp, "f.pcap"), free_port(socket.SOCK_DGRAM)
+    begin = time.time() - 1
+    with b.boot("--net", "user,mac=02:00:00:00:be:ef,dump=%s,hostfwd=udp::%d-:9" % (path, port),
+                flavour="cloud-amd64") as m:
+        online(m)
+        m.ok("ping -c 3 -s 100 -p 5a -W 5 10.0.2.2")
+        m.proc.kill()
+        m.proc.wait()
+    got = frames(path)
+    mac = bytes.fromhex("02000000beef")
+    echo = [(t, f[34]) for t, f in got if f[12:14] == b"\x08\x00" and f[23] == 1 and b"\x5a" * 90 in f]
+    if [k for _, k in echo] != [8, 0] * 3:
+        raise Fail("three pings look like this: %s" % echo)
+    if any(f[:6] != mac and f[6:12] != mac and not f[0] & 1 for _, f in got):
+        raise Fail("there are frames of others")
+    if [t for t, _ in got] != sorted(t for t, _ in got) or not begin <= got[0][0] <= got[-1][0] <= time.time():
+        raise Fail("the times are wrong")
+
+
+@case("net:link")
+def link(b):
+    """Two machines on a cable: ping, and TCP with a checksum; the one that listened restarts, then both at once."""
+    path, blob = os.path.join(b.tmp, "cable"), data(2 * MIB)
+    want = hashlib.sha256(blob).hexdigest()
+    file = b.file("blob", blob)
+
+    def start(name, *args):
+        return b.boot("--net", "link=" + path, "--name", name, *args, flavour="cloud-amd64")
+
+    def talk(x, y, there):
+        x.ok("for i in $(seq 30); do ping -c 1 -W 1 10.1.1.%d && break; done >/dev/null; ping -c 2 -W 5 10.1.1.%d" %
+             (there, there), 60)
+        y.ok("ping -c 2 -W 5 10.1.1.%d" % (3 - there), 60)
+
+    with start("one", "--disk", file + ",ro") as one:
+        static(one, "10.1.1.1")
+        with start("two") as two:
+            static(two, "10.1.1.2")
+            talk(one, two, 2)
+            two.ok("(nc -l -p 99 | sha256sum >/tmp/sum) & sleep 0.3")
+            one.ok("nc 10.1.1.2 99 </dev/vda", 60)
+            if want not in two.ok("for i in $(seq 50); do [ -s /tmp/sum ] && break; sleep 0.1; done; cat /tmp/sum", 60):
+                raise Fail("what crossed the cable differs")
+            # The one that listens is killed, and comes back; the other has taken its place.
+            one.proc.kill()
+            one.proc.wait()
+            with start("one") as again:
+                static(again, "10.1.1.1")
+                talk(again, two, 2)
+                # The guest reboots; the cable stays.
+                again.send("reboot -f\n")
+                again.expect("Linux version", 120)
+                static(again, "10.1.1.1")
+                talk(two, again, 1)
+                again.poweroff()
+            two.poweroff()
+    if os.path.exists(path):
+        raise Fail("the last machine leaves its socket behind")
+
+
+@case("net:link-many")
+def link_many(b):
+    """A third machine on the cable; one with the address of another is complained of; a stale socket is in the way."""
+    path = os.path.join(b.tmp, "cable")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+        s.bind(path)
+    with contextlib.ExitStack() as stack:
+        ms = []
+        for i in (1, 2, 3):
+            ms.append(stack.enter_context(b.boot("--net", "link=%s,mac=02:00:00:00:00:0%d" % (path, min(i, 2)),
+                                                 flavour="cloud-amd64")))
+            static(ms[-1], "10.1.1.%d" % i)
+        ms[0].ok("for i in $(seq 30); do ping -c 1 -W 1 10.1.1.2 && break; done", 60)
+        ms[2].run("ping -c 1 -W 1 10.1.1.2")
+        end = time.monotonic() + 10 * b.scale
+        while "another machine has the same address" not in ms[1].stderr() and time.monotonic() < end:
+            ms[2].run("ping -c 1 -W 1 10.1.1.2")
+        if "another machine has the same address 02:00:00:00:00:02" not in ms[1].stderr():
+            raise Fail("two machines with one address: %r" % ms[1].stderr())
+        ms[2].ok("ip link set eth0 down; ip link set eth0 address 02:00:00:00:00:03; ip link set eth0 up")
+        ms[2].ok("for i in $(seq 30); do ping -c 1 -W 1 10.1.1.2 && break; done", 60)
+        ms[2].ok("for i in $(seq 30); do ping -c 1 -W 1 10.1.1.1 && break; done", 60)
+
+
+@case("net:tap")
+def tap(b):
+    """A TAP device, in a network name space of its own: ping both ways, and TCP with large segments."""
+    def inside(*argv):
+        return subprocess.run(["nsenter", "-t", str(m.proc.pid), "-n"] + list(argv), stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, check=False)
+
+    if subprocess.run(["unshare", "-n", "ip", "tuntap", "add", "dev", "t0", "mode", "tap", "vnet_hdr"],
+                      stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False).returncode != 0:
+        raise Skip("this user may not make TAP devices")
+    with b.boot("--net", "tap=gz0", flavour="cloud-amd64", prefix=["unshare", "-n"]) as m:
+        m.expect("Linux version", 60)
+        for argv in (["ip", "addr", "add", "10.1.1.1/24", "dev", "gz0"], ["ip", "link", "set", "gz0", "up"]):
+            r = inside(*argv)
+            if r.returncode != 0:
+                raise Fail("%s: %s" % (argv, r.stdout))
+        static(m, "10.1.1.2")
+        m.ok("ping -c 2 -W 5 10.1.1.1", 60)
+        echo = ("import socket\ns = socket.create_server(('10.1.1.1', 99))\nprint(flush=True)\nc, _ = s.accept()\n"
+                "while True:\n    b = c.recv(1 << 16)\n    if not b: break\n    c.sendall(b)\n")
+        with subprocess.Popen(["nsenter", "-t", str(m.proc.pid), "-n", "python3", "-c", echo],
+                              stdout=subprocess.PIPE) as p:
+            p.stdout.readline()
+            out = m.ok("dd if=/dev/urandom of=/tmp/a bs=64k count=32 2>/dev/null; nc 10.1.1.1 99 </tmp/a >/tmp/b; "
+                       "sha256sum /tmp/a /tmp/b | cut -d ' ' -f 1 | uniq | wc -l", 60)
+            p.kill()
+        if out.strip() != "1":
+            raise Fail("what comes back over the TAP device differs")
+        m.poweroff()

@@ -206,7 +206,7 @@ static void test_send(void **st)
 static void test_send_offloads(void **st)
 {
     struct rig *r = *st;
-    uint8_t p[2000] = { 2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 7, 8, 0, 0x45 };
+    static uint8_t p[2000] = { 2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 7, 8, 0, 0x45 };
     p[16] = (sizeof(p) - 14) >> 8;
     p[17] = (sizeof(p) - 14) & 0xff;
     p[23] = 6;
@@ -238,7 +238,8 @@ static void test_send_offloads(void **st)
 static void test_receive(void **st)
 {
     struct rig *r = *st;
-    uint8_t *p = pattern(), b[1600];
+    static uint8_t b[1600];
+    uint8_t *p = pattern();
     uint32_t len = 0;
     assert_true(push(r, p, 100)); /* nobody is there: gone */
     drv_start(&r->d, VIRTIO_F_EVENT_IDX);
@@ -270,7 +271,8 @@ static void test_receive(void **st)
 static void test_mergeable(void **st)
 {
     struct rig *r = *st;
-    uint8_t *p = pattern(), b[4096];
+    static uint8_t b[4096];
+    uint8_t *p = pattern();
     struct net_hdr h;
     uint32_t len = 0;
     static const uint32_t sizes[] = { 4000, 1000, 100, 64, 13, 12, 5, 1 };
@@ -313,7 +315,7 @@ static void test_mergeable(void **st)
 static void test_receive_offloads(void **st)
 {
     struct rig *r = *st;
-    uint8_t p[54 + 2500] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 8, 0, 0x45 }, b[4000];
+    static uint8_t p[54 + 2500] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 8, 0, 0x45 }, b[4000];
     const struct net_hdr large = { .flags = NET_NEEDS_CSUM,
                                    .csum_start = 34,
                                    .csum_offset = 16,
