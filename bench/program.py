@@ -14,7 +14,7 @@ from system import APPEND, Ended, Machine, Process, TOP
 
 RESULT = re.compile(r"^bench (\w+)=([\d.]+)(?: sum=([0-9a-f]+))?$")
 WITHOUT = re.compile(r"^bench (\w+) (failed|skipped): (.*)$")
-SOURCES = ("main.c", "rows.c", "compute.c", "simd.c", "system.c", "process.c", "launch.c", "disk.c")
+SOURCES = ("main.c", "rows.c", "compute.c", "simd.c", "system.c", "process.c", "launch.c", "disk.c", "net.c")
 
 
 class Result:
@@ -36,6 +36,7 @@ class Program:
             self.exe["rows32"] = self.compile("bench32", ["-m32"])
         except subprocess.CalledProcessError:
             pass
+        self.server, self.port = None, None
         self.initrd = self.cpio("program.cpio", self.top)
 
     def compile(self, name, flags):
@@ -62,7 +63,19 @@ class Program:
     def native(self, jobs, root, disk=None):
         folder = os.path.join(self.top, "bench")
         script = "\n".join(folder + "/" + " ".join(a) for a in self.args(jobs, root))
-        return Process(["env", "BENCH_DISK=" + disk, "sh", "-c", script] if disk else ["sh", "-c", script])
+        env = ["env"] + (["BENCH_DISK=" + disk] if disk else []) + ["BENCH_NET=127.0.0.1:%s" % self.serve()]
+        return Process(env + ["sh", "-c", script])
+
+    def serve(self):
+        """The port of a server for the network rows, which runs as long as this does."""
+        if not self.server:
+            self.server = Process([self.exe["rows"], "serve"])
+            self.port = self.server.line(10)[0].split()[1]
+        return self.port
+
+    def stop(self):
+        if self.server:
+            self.server.stop()
 
     def guest(self, jobs, system, setup):
         folder = tempfile.mkdtemp(dir=self.tmp)
@@ -70,11 +83,15 @@ class Program:
         with open(os.path.join(folder, "bench", "run"), "w", encoding="ascii") as f:
             if setup.disk:
                 f.write("modprobe -q virtio_pci; modprobe -q virtio_blk; while [ ! -b /dev/vda ]; do sleep 0.1; done\n")
+            if setup.net:
+                f.write("modprobe -q virtio_pci; modprobe -q virtio_net; while [ ! -e /sys/class/net/eth0 ]; do sleep 0.1; done\n"
+                        "ip addr add 10.0.2.15/24 dev eth0 2>/dev/null; ip link set eth0 up; sleep 1\n"
+                        "export BENCH_NET=10.0.2.2:%s\n" % self.serve())
             f.writelines("/bench/" + " ".join(a) + "\n" for a in self.args(jobs, "/bench/root"))
         initrds = setup.initrds + [self.initrd, self.cpio("run.cpio", folder)]
         shutil.rmtree(folder)
         m = Machine(setup.kernel, initrds, APPEND + " quiet gazda.run=/bench/run", setup.cpus, setup.mem)
-        m.disk = setup.disk
+        m.disk, m.net = setup.disk, setup.net
         return Process(m.command(system, setup.gazda, self.tmp))
 
 
@@ -83,7 +100,7 @@ class Setup:
 
     def __init__(self, gazda, kernel, initrds, cpus=1, mem=512):
         self.gazda, self.kernel, self.initrds, self.cpus, self.mem = gazda, kernel, initrds, cpus, mem
-        self.disk = None
+        self.disk, self.net = None, False
 
 
 def watch(process, limit, got):

@@ -15,6 +15,7 @@ GROUPS = [
     Group("jit", "programs that compile", None, 3.0, None),
     Group("smp", "four CPUs", None, None, 1.8),
     Group("io", "disk", None, 2.0, None),
+    Group("net", "network", None, 2.0, None),
 ]
 
 # factor: from the measured nanoseconds (boot: seconds) to the unit. counted: part of the group's means. Unit "x": a
@@ -60,6 +61,7 @@ def _rows():
     rows += add("io", "us", 1e-3, ("randread", "random read 4 KiB"), ("randwrite", "random write 4 KiB"),
                 ("randread32", "same, 32 in flight"), ("randwrite32", "same, 32 in flight"),
                 ("seqread", "read 256 KiB"), ("seqwrite", "write 256 KiB"))
+    rows += add("net", "us", 1e-3, ("nettx", "send 256 KiB"), ("netrx", "receive 256 KiB"), ("netrtt", "a byte and back"))
     return rows
 
 

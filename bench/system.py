@@ -79,6 +79,7 @@ class Machine:
         self.kernel, self.initrds, self.append = kernel, initrds, append
         self.cpus, self.mem, self.qemu = cpus, mem, qemu
         self.disk = None  # a raw image
+        self.net = False  # a user-mode network
 
     def command(self, system, gazda, tmp):
         if system == "tcg":
@@ -87,7 +88,7 @@ class Machine:
                 "--kernel", self.kernel, "--append", self.append]
         for i in self.initrds:
             argv += ["--initrd", i]
-        return argv + (["--disk", self.disk] if self.disk else [])
+        return argv + (["--disk", self.disk] if self.disk else []) + (["--net", "user"] if self.net else [])
 
     def qemu_command(self, tmp):
         joined = os.path.join(tmp, "initrd")
@@ -101,6 +102,7 @@ class Machine:
         thread = "tcg,thread=multi" if self.cpus > 1 else "tcg"
         drive = ["-drive", "if=none,id=disk,format=raw,file=" + self.disk,
                  "-device", "virtio-blk-pci,drive=disk"] if self.disk else []
+        drive += ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"] if self.net else []
         return ["qemu-system-x86_64", "-accel", thread, "-cpu", "max", "-smp", str(self.cpus), "-m", str(self.mem),
                 "-machine", self.qemu + ",memory-backend=ram", "-object", ram, "-display", "none", "-nodefaults",
                 "-serial", "stdio", "-no-reboot", "-kernel", self.kernel, "-initrd", joined, "-append", self.append] + drive

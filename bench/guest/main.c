@@ -5,6 +5,7 @@
  *   bench rows TARGET_MS LIMIT_S NAME...   rows of rows.c: finds an iteration count that takes TARGET_MS on this
  *                                          machine, repeats it, prints the median time of an operation
  *   bench apps ROOT LIMIT_S NAME...        programs of a Debian system in the folder ROOT (launch.c)
+ *   bench serve                            the host's side of the network rows
  *   bench true                             does nothing; what fork+exec starts
  *
  * Each prints "bench begin=NS", for each row "bench row NAME" and then "bench NAME=NS [sum=HEX]", "bench NAME failed:
@@ -157,6 +158,8 @@ int main(int argc, char **argv)
     int status = 0;
     if (argc == 2 && strcmp(argv[1], "true") == 0)
         return 0;
+    if (argc == 2 && strcmp(argv[1], "serve") == 0)
+        return net_serve();
     if (argc < 4) {
         fprintf(stderr, "usage: bench rows TARGET_MS LIMIT_S NAME... | bench apps ROOT LIMIT_S NAME...\n");
         return 1;

@@ -42,6 +42,7 @@ enum {
     INT_LOOP_INSNS = 16,
     SORT_LEN = 16384,
     DISK_LARGE = 262144,
+    NET_CHUNK = 262144,
     SHA_BYTES = 16384,
     FAULT_PAGES = 256,
     VECTOR_LEN = 512
@@ -93,5 +94,12 @@ uint64_t row_randread32(uint64_t n);
 uint64_t row_randwrite32(uint64_t n);
 uint64_t row_seqread(uint64_t n);
 uint64_t row_seqwrite(uint64_t n);
+
+/* net.c */
+uint64_t row_nettx(uint64_t n);
+uint64_t row_netrx(uint64_t n);
+uint64_t row_netrtt(uint64_t n);
+/* Prints "port N" and serves those rows for ever. */
+int net_serve(void);
 
 #endif
