@@ -19,6 +19,7 @@ static const char run_help[] =
     "  --cpus N               virtual CPUs, 1 to 32 (1)\n"
     "  --mem SIZE             memory, e.g. 512M or 6G (512M)\n"
     "  --disk FILE[,ro][,format=raw|qcow2][,overlay[=NEW]][,bps=LIMIT][,iops=LIMIT]\n"
+    "         [,io=auto|uring|threads]\n"
     "                         disk image, the first is /dev/vda; overlay: FILE stays as it is, writes\n"
     "                         go to NEW (qcow2) or are gone at the end; LIMIT is N[:BURST[:MS]]: so\n"
     "                         much in MS ms (1000), and BURST more once\n"

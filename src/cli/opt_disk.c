@@ -26,6 +26,17 @@ static int set_word(struct machine_disk *d, char *word, struct err *e)
         return opt_limit("--disk: bps", true, word + 4, &d->limit.bandwidth, e);
     if (strncmp(word, "iops=", 5) == 0)
         return opt_limit("--disk: iops", false, word + 5, &d->limit.ops, e);
+    if (strncmp(word, "io=", 3) == 0) {
+        static const char *const way[] = {
+            [DISKIO_AUTO] = "auto", [DISKIO_THREADS] = "threads", [DISKIO_URING] = "uring"
+        };
+        for (unsigned i = 0; i < ARRAY_LEN(way); i++)
+            if (strcmp(word + 3, way[i]) == 0) {
+                d->io = (enum diskio_way)i;
+                return 0;
+            }
+        return err_set(e, EINVAL, "--disk: io=%s is unknown; it must be auto, uring or threads", word + 3);
+    }
     return 1;
 }
 

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * virtio block device (virtio 1.2, "Block Device"). serve takes requests off a queue on a worker; each request then
- * runs on a worker of its own, straight between the image and the pinned guest buffers, and completes from there.
- * Requests in flight have no order; a flush covers what completed before it, as the standard asks.
+ * virtio block device (virtio 1.2, "Block Device"). serve takes requests off a queue and gives them to host/diskio.h,
+ * which moves data straight between the image and the pinned guest buffers. What needs no waiting is done in the vCPU's
+ * thread; at the first request that does, a worker takes over. Requests in flight have no order; a flush covers what
+ * completed before it, as the standard asks.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/err.h"
 #include "host/disk.h"
 #include "mem/mem.h"
 #include "state/state.h"
@@ -37,6 +39,7 @@ enum {
     BLK_RANGES_MAX = 16,         /* of one discard or write zeroes request */
     BLK_RANGE_SECTORS = 1 << 21, /* 1 GiB */
     BLK_REQ_MAX = 256 << 20,     /* data bytes of one request; more than SEG_MAX times SIZE_MAX */
+    BLK_AT_ONCE = 65536,         /* data bytes that a vCPU moves itself before a worker takes over */
     BLK_WCE_OFF = 32,            /* config offset of writeback */
 };
 
@@ -73,20 +76,19 @@ struct blk_range {
 struct blk {
     struct virtio_dev v; /* first */
     struct disk *disk;
+    struct diskio *io;
     bool writeback;
     struct virtio_throttle throttle;
 };
 
 /* One request in flight. The buffers are pinned from start to finish. */
 struct blk_req {
-    struct pool_job job; /* first */
+    struct diskio_req io; /* first */
     struct blk *b;
     unsigned q;
     uint16_t head;
     struct blk_header hdr;
-    bool through;      /* no write cache: a write ends on the medium */
-    gpa_t status;      /* where the status byte goes */
-    uint32_t data_len; /* of the data buffers */
+    gpa_t status; /* where the status byte goes */
     unsigned n_ranges;
     struct blk_range range[BLK_RANGES_MAX];
     unsigned n; /* data buffers */
@@ -139,15 +141,11 @@ static void blk_reset(struct virtio_dev *v)
     virtio_throttle_reset(&((struct blk *)v)->throttle);
 }
 
-/* ---- running a request, on a worker, no lock held ---- */
+/* ---- what is not reading or writing; on a worker, no lock held ---- */
 
-static uint8_t status_of(int r)
+static int work_ranges(struct diskio_req *io)
 {
-    return r == 0 ? S_OK : r == -EOPNOTSUPP ? S_UNSUPP : S_IOERR;
-}
-
-static uint8_t run_ranges(const struct blk_req *r)
-{
+    const struct blk_req *r = (struct blk_req *)io;
     struct disk *d = r->b->disk;
     int e = 0;
     for (unsigned i = 0; i < r->n_ranges && e == 0; i++) {
@@ -157,13 +155,17 @@ static uint8_t run_ranges(const struct blk_req *r)
         else
             e = disk_zero(d, off, len, r->range[i].flags & ZEROES_UNMAP);
     }
-    if (e == 0 && r->through)
-        e = disk_flush(d);
-    return status_of(e);
+    return e;
 }
 
-static uint8_t run_id(const struct blk_req *r)
+static int work_flush(struct diskio_req *io)
 {
+    return disk_flush(((struct blk_req *)io)->b->disk);
+}
+
+static int work_id(struct diskio_req *io)
+{
+    const struct blk_req *r = (struct blk_req *)io;
     char id[DISK_SERIAL];
     size_t done = 0;
     disk_serial(r->b->disk, id);
@@ -172,53 +174,57 @@ static uint8_t run_id(const struct blk_req *r)
         memcpy(r->iov[i].iov_base, id + done, n);
         done += n;
     }
-    return S_OK;
+    return 0;
 }
 
-static uint8_t run(struct blk_req *r)
+/* ---- the end of a request ---- */
+
+static uint8_t status_of(int r)
 {
-    struct disk *d = r->b->disk;
-    uint64_t off = r->hdr.sector * DISK_SECTOR;
-    int e;
-    switch (r->hdr.type) {
-    case T_IN:
-        return status_of(disk_read(d, r->iov, (int)r->n, off));
-    case T_OUT:
-        e = disk_write(d, r->iov, (int)r->n, off);
-        if (e == 0 && r->through)
-            e = disk_flush(d);
-        return status_of(e);
-    case T_FLUSH:
-        return status_of(disk_flush(d));
-    case T_GET_ID:
-        return run_id(r);
-    default:
-        return run_ranges(r);
-    }
+    return r == 0 ? S_OK : r == -EOPNOTSUPP ? S_UNSUPP : S_IOERR;
 }
 
-static void unpin(const struct blk_req *r)
+/* Returns how many bytes the device wrote. */
+static uint32_t unpin(const struct blk_req *r)
 {
     bool written = r->hdr.type != T_OUT;
-    for (unsigned i = 0; i < r->n; i++)
+    uint32_t sum = 0;
+    for (unsigned i = 0; i < r->n; i++) {
         mem_unpin(r->b->v.mem, r->buf[i].gpa, r->buf[i].len, written);
+        sum += r->buf[i].len;
+    }
+    return written ? sum : 0;
 }
 
-static void run_req(struct pool_job *j)
+/* Gives a request back that has ended; lock held. */
+static void finish(struct blk_req *r)
 {
-    struct blk_req *r = (struct blk_req *)j;
     struct virtio_dev *v = &r->b->v;
-    uint8_t status = run(r);
-    unpin(r);
+    uint8_t status = status_of(r->io.result);
+    uint32_t written = unpin(r);
     /* The status byte may lie in the data of a hostile driver; it is written last. */
     mem_write(v->mem, r->status, &status, 1);
-    uint32_t written = r->hdr.type == T_OUT ? 1 : r->data_len + 1;
-    lock_take(&v->lock);
-    virtq_push(&v->q[r->q], r->head, written);
-    virtio_signal(v, r->q);
-    virtio_release(v);
-    lock_drop(&v->lock);
+    virtq_push(&v->q[r->q], r->head, written + 1);
     free(r);
+}
+
+/* What diskio is done with: one interrupt for a list. */
+static void done(void *arg, struct diskio_req *list)
+{
+    struct blk *b = arg;
+    struct virtio_dev *v = &b->v;
+    uint32_t queues = 0;
+    lock_take(&v->lock);
+    for (struct diskio_req *next; list; list = next) {
+        next = list->next;
+        queues |= 1U << ((struct blk_req *)list)->q;
+        finish((struct blk_req *)list);
+        virtio_release(v);
+    }
+    for (unsigned q = 0; q < v->n_queues; q++)
+        if (queues >> q & 1)
+            virtio_signal(v, q);
+    lock_drop(&v->lock);
 }
 
 /* ---- taking a request apart; lock held ---- */
@@ -304,7 +310,7 @@ static int pin_data(struct blk_req *r, const struct virtq_chain *c, bool to_gues
             return -EFAULT;
         r->iov[r->n] = (struct iovec){ .iov_base = p, .iov_len = d.len };
         r->buf[r->n++] = d;
-        r->data_len += d.len;
+        r->io.len += d.len;
     }
     return 0;
 }
@@ -324,63 +330,89 @@ static uint64_t cost(const struct blk_parse *p)
 
 static struct blk_req *make_req(struct blk *b, unsigned q, const struct virtq_chain *c, struct blk_parse *p)
 {
-    bool data = p->hdr.type == T_IN || p->hdr.type == T_OUT || p->hdr.type == T_GET_ID;
+    uint32_t t = p->hdr.type;
+    bool data = t == T_IN || t == T_OUT || t == T_GET_ID;
     size_t n = !data ? 0 : p->to_guest ? c->n_in : c->n_out;
     struct blk_req *r = calloc(1, sizeof(*r) + n * (sizeof(r->iov[0]) + sizeof(r->buf[0])));
     p->verdict = S_IOERR;
     if (!r)
         return NULL;
-    *r = (struct blk_req){ .job.run = run_req, .b = b, .q = q, .head = c->head, .hdr = p->hdr, .status = p->status };
-    r->through = !b->writeback;
+    *r = (struct blk_req){ .b = b, .q = q, .head = c->head, .hdr = p->hdr, .status = p->status };
     r->buf = (struct virtq_buf *)(void *)&r->iov[n];
     r->n_ranges = p->n_ranges;
     memcpy(r->range, p->range, p->n_ranges * sizeof(p->range[0]));
-    if (!data || pin_data(r, c, p->to_guest) == 0)
-        return r;
-    unpin(r);
-    free(r);
-    return NULL;
+    if (data && pin_data(r, c, p->to_guest) < 0) {
+        unpin(r);
+        free(r);
+        return NULL;
+    }
+    r->io.op = t == T_IN ? DISKIO_READ : t == T_OUT ? DISKIO_WRITE : DISKIO_WORK;
+    r->io.work = t == T_FLUSH ? work_flush : t == T_GET_ID ? work_id : work_ranges;
+    r->io.through = !b->writeback && (t == T_OUT || t == T_DISCARD || t == T_WRITE_ZEROES);
+    r->io.off = p->hdr.sector * DISK_SECTOR;
+    r->io.iov = r->iov;
+    r->io.n = r->n;
+    return r;
+}
+
+enum taken { TAKEN_NONE, TAKEN_ANSWERED, TAKEN_REQ, TAKEN_LATER };
+
+/* The next request of a queue: none, answered already, in *req, or left in the queue for later. */
+static enum taken take(struct blk *b, unsigned qi, struct blk_req **req)
+{
+    struct virtio_dev *v = &b->v;
+    struct virtq *q = &v->q[qi];
+    struct blk_parse p = { 0 };
+    if (virtq_pop(q, &v->chain) != 1)
+        return TAKEN_NONE;
+    if (!parse(b, q, &v->chain, &p)) {
+        virtq_push(q, v->chain.head, 0);
+        q->broken = "a block request without header or status";
+        return TAKEN_LATER;
+    }
+    if (!virtio_throttle_take(&b->throttle, qi, cost(&p))) {
+        virtq_unpop(q);
+        return TAKEN_LATER;
+    }
+    if (p.verdict == S_OK && (*req = make_req(b, qi, &v->chain, &p)) != NULL)
+        return TAKEN_REQ;
+    mem_write(v->mem, p.status, &p.verdict, 1);
+    virtq_push(q, v->chain.head, 1);
+    return TAKEN_ANSWERED;
 }
 
 static bool blk_serve(struct virtio_dev *v, unsigned qi)
 {
     struct blk *b = (struct blk *)v;
     struct virtq *q = &v->q[qi];
-    struct blk_req *last = NULL;
+    struct diskio_req *list = NULL, **end = &list;
     bool more = true, answered = false;
+    uint64_t moved = 0;
     virtq_disable_notify(q);
     for (int i = 0; i < BLK_BATCH && more; i++) {
-        struct blk_parse p = { 0 };
         struct blk_req *r = NULL;
-        if (virtq_pop(q, &v->chain) != 1) {
+        enum taken t = take(b, qi, &r);
+        if (t == TAKEN_NONE) {
             more = virtq_enable_notify(q);
-            continue;
-        }
-        if (!parse(b, q, &v->chain, &p)) {
-            virtq_push(q, v->chain.head, 0);
-            q->broken = "a block request without header or status";
-            break;
-        }
-        if (!virtio_throttle_take(&b->throttle, qi, cost(&p))) {
-            virtq_unpop(q);
+        } else if (t == TAKEN_LATER) {
             more = false;
-            break;
-        }
-        if (p.verdict == S_OK)
-            r = make_req(b, qi, &v->chain, &p);
-        if (!r) {
-            mem_write(v->mem, p.status, &p.verdict, 1);
-            virtq_push(q, v->chain.head, 1);
+        } else if (t == TAKEN_ANSWERED) {
             answered = true;
-            continue;
+        } else if (v->in_notify && (moved += r->io.len) <= BLK_AT_ONCE && diskio_try(b->io, &r->io)) {
+            finish(r);
+            answered = true;
+        } else {
+            virtio_hold(v);
+            *end = &r->io;
+            end = &r->io.next;
+            if (v->in_notify) { /* what comes behind it is for a worker too */
+                more = virtq_enable_notify(q);
+                break;
+            }
         }
-        virtio_hold(v);
-        if (last)
-            pool_submit(v->pool, &last->job);
-        last = r;
     }
-    if (last)
-        pool_submit_next(v->pool, &last->job); /* this very worker goes on with it */
+    if (list)
+        diskio_begin(b->io, list, !v->in_notify);
     if (answered)
         virtio_signal(v, qi);
     return more && !q->broken;
@@ -414,13 +446,13 @@ static void blk_free(struct virtio_dev *v)
 {
     virtio_throttle_fini(&((struct blk *)v)->throttle);
     virtio_fini(v);
+    diskio_free(((struct blk *)v)->io);
     free(v);
 }
 
 static const struct virtio_ops blk_ops = {
     .name = "virtio-blk",
     .id = VIRTIO_ID_BLOCK,
-    .on_worker = true,
     .config = blk_config,
     .config_write = blk_config_write,
     .activate = blk_activate,
@@ -431,13 +463,20 @@ static const struct virtio_ops blk_ops = {
     .free = blk_free,
 };
 
-struct virtio_dev *virtio_blk_new(const struct virtio_env *env, const struct virtio_blk_cfg *cfg)
+struct virtio_dev *virtio_blk_new(const struct virtio_env *env, const struct virtio_blk_cfg *cfg, struct err *e)
 {
     uint64_t f = F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_TOPOLOGY | F_FLUSH | F_CONFIG_WCE;
     struct blk *b = calloc(1, sizeof(*b));
-    if (!b)
+    if (!b) {
+        err_set(e, ENOMEM, "out of memory");
         return NULL;
+    }
     b->disk = cfg->disk;
+    b->io = diskio_new(cfg->disk, env->pool, cfg->io, (struct diskio_user){ done, b }, e);
+    if (!b->io) {
+        free(b);
+        return NULL;
+    }
     b->writeback = true;
     f |= disk_read_only(cfg->disk) ? F_RO : F_DISCARD | F_WRITE_ZEROES;
     if (cfg->queues > 1)

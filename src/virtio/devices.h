@@ -3,6 +3,7 @@
 #ifndef GAZDA_VIRTIO_DEVICES_H
 #define GAZDA_VIRTIO_DEVICES_H
 
+#include "host/diskio.h"
 #include "virtio/virtio.h"
 
 struct chardev;
@@ -13,14 +14,17 @@ struct limiter_cfg;
 struct loop;
 struct vsock_host;
 struct share;
+struct err;
 
 /* Up to VIRTIO_QUEUES_MAX queues, 1 at least. */
 struct virtio_blk_cfg {
     struct disk *disk; /* not owned */
     unsigned queues;
     const struct limiter_cfg *limit; /* NULL: none. With one, env has timers. */
+    enum diskio_way io;
 };
-struct virtio_dev *virtio_blk_new(const struct virtio_env *env, const struct virtio_blk_cfg *cfg);
+/* NULL with e set. */
+struct virtio_dev *virtio_blk_new(const struct virtio_env *env, const struct virtio_blk_cfg *cfg, struct err *e);
 
 enum { VIRTIO_CONSOLE_PORTS_MAX = 9 };
 struct virtio_console_port {

@@ -151,7 +151,13 @@ void virtio_notify(struct virtio_dev *v, unsigned q)
 {
     if (q >= v->n_queues || !virtio_live(v) || !v->q[q].ready)
         return;
-    if (v->ops->on_worker || serve(v, q))
+    bool more = v->ops->on_worker;
+    if (!more) {
+        v->in_notify = true;
+        more = serve(v, q);
+        v->in_notify = false;
+    }
+    if (more)
         virtio_kick(v, q);
 }
 

@@ -88,6 +88,7 @@ struct virtio_dev {
     uint32_t sel_device, sel_driver, sel_queue, sel_shm; /* the transport's */
     unsigned complaints;                                 /* in the log, over the device's life */
     bool resetting;
+    bool in_notify; /* serve runs in the thread of the vCPU that rang */
     unsigned busy; /* queued services and requests in flight */
     pthread_cond_t idle;
     unsigned n_queues;

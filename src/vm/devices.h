@@ -4,6 +4,7 @@
 #define GAZDA_VM_DEVICES_H
 
 #include "base/types.h"
+#include "host/diskio.h"
 #include "host/limiter.h"
 
 enum { MACHINE_DISKS_MAX = 16, MACHINE_NETS_MAX = 8, MACHINE_SHARES_MAX = 8, MACHINE_PORTS_MAX = 8 };
@@ -15,6 +16,7 @@ struct machine_disk {
     bool overlay;             /* writes go to a qcow2 file over it: */
     const char *overlay_path; /* this one, made if it is not there; NULL: a temporary one */
     struct limiter_cfg limit;
+    enum diskio_way io;
 };
 
 struct machine_net {

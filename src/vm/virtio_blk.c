@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
+
 #include "host/disk.h"
 #include "virtio/devices.h"
 #include "vm/internal.h"
@@ -21,8 +23,10 @@ static int add_disk(struct machine *m, const struct machine_disk *d, struct err 
         /* A queue a vCPU spares their submissions each other's lock in the guest. */
         .queues = m->cfg.cpus < 4 ? m->cfg.cpus : 4,
         .limit = &d->limit,
+        .io = d->io,
     };
-    return vm_add_virtio(m, virtio_blk_new(&env, &cfg), e);
+    struct virtio_dev *v = virtio_blk_new(&env, &cfg, e);
+    return v ? vm_add_virtio(m, v, e) : -EIO;
 }
 
 int vm_add_disks(struct machine *m, struct err *e)

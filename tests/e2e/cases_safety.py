@@ -65,7 +65,7 @@ class Safety:
         """One life and death of a machine."""
         kernel, initrd, _ = self.b.kernel("cloud-amd64", "pvh")
         m = self.b.start("--kernel", kernel, "--initrd", initrd, "--initrd", self.initrd, "--mem", "256M", "--cpus",
-                         str(1 + n % 2), "--disk", self.image, "--append",
+                         str(1 + n % 2), "--disk", self.image + self.rng.choice(("", ",io=threads")), "--append",
                          "console=ttyS0 quiet panic=-1 gazda.run=/safety/run round=%d" % n)
         with m:
             early = self.rng.random() < 0.1

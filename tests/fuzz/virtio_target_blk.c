@@ -30,7 +30,7 @@ static void disarm(struct timer_svc *svc, struct timer *t)
     ((struct back *)svc)->armed = NULL;
 }
 
-static void *blk_open(struct drv *d, const struct virtio_env *env, bool ro, const struct limiter_cfg *limit)
+static void *blk_open(struct drv *d, const struct virtio_env *env, bool ro, const struct virtio_blk_cfg *cfg)
 {
     char path[] = "/tmp/gazda-fuzz-XXXXXX";
     struct back *b = calloc(1, sizeof(*b));
@@ -42,22 +42,36 @@ static void *blk_open(struct drv *d, const struct virtio_env *env, bool ro, cons
     b->timers = (struct timer_svc){ .now = now, .arm = arm, .disarm = disarm };
     b->disk = disk_open(path, ro, NULL);
     with_time.timers = &b->timers;
-    d->v = virtio_blk_new(&with_time, &(struct virtio_blk_cfg){ .disk = b->disk, .queues = 2, .limit = limit });
+    struct virtio_blk_cfg c = *cfg;
+    c.disk = b->disk;
+    c.queues = 2;
+    d->v = virtio_blk_new(&with_time, &c, NULL);
+    if (!d->v) { /* a host without io_uring */
+        c.io = DISKIO_THREADS;
+        d->v = virtio_blk_new(&with_time, &c, NULL);
+    }
     unlink(path);
     return b;
 }
+static const struct virtio_blk_cfg threads = { .io = DISKIO_THREADS }, uring = { .io = DISKIO_URING };
+
 static void *rw_open(struct drv *d, const struct virtio_env *env)
 {
-    return blk_open(d, env, false, NULL);
+    return blk_open(d, env, false, &threads);
+}
+static void *uring_open(struct drv *d, const struct virtio_env *env)
+{
+    static _Atomic unsigned n; /* the kernel takes a millisecond or two for a ring: not each time, but the first */
+    return blk_open(d, env, false, n++ % 16 == 0 ? &uring : &threads);
 }
 static void *ro_open(struct drv *d, const struct virtio_env *env)
 {
-    return blk_open(d, env, true, NULL);
+    return blk_open(d, env, true, &threads);
 }
 static void *limit_open(struct drv *d, const struct virtio_env *env)
 {
     static const struct limiter_cfg limit = { .bandwidth = { 8192, 4096, 1 }, .ops = { 3, 2, 1 } };
-    return blk_open(d, env, false, &limit);
+    return blk_open(d, env, false, &(struct virtio_blk_cfg){ .limit = &limit, .io = DISKIO_THREADS });
 }
 static void limit_input(void *back, const uint8_t *buf, size_t n)
 {
@@ -74,6 +88,7 @@ static void blk_close(void *back)
 
 const struct virtio_target virtio_target_blk = { .name = "blk", .open = rw_open, .close = blk_close };
 const struct virtio_target virtio_target_blk_ro = { .name = "blk-ro", .open = ro_open, .close = blk_close };
+const struct virtio_target virtio_target_blk_uring = { .name = "blk-uring", .open = uring_open, .close = blk_close };
 const struct virtio_target virtio_target_blk_limit = {
     .name = "blk-limit", .open = limit_open, .input = limit_input, .close = blk_close
 };

@@ -2,8 +2,9 @@
 #include "virtio_targets.h"
 
 const struct virtio_target *const virtio_targets[] = {
-    &virtio_target_blk, &virtio_target_blk_ro, &virtio_target_blk_limit, &virtio_target_console, &virtio_target_ports,
-    &virtio_target_rng, &virtio_target_vsock,  &virtio_target_9p,        &virtio_target_net,
+    &virtio_target_blk,   &virtio_target_blk_ro,    &virtio_target_blk_limit, &virtio_target_console,
+    &virtio_target_ports, &virtio_target_rng,       &virtio_target_vsock,     &virtio_target_9p,
+    &virtio_target_net,   &virtio_target_blk_uring,
 };
 
 unsigned virtio_target_count(void)

@@ -27,6 +27,8 @@ enum { DISK = 1 << 20 };
 #define F_DISCARD (1UL << 13)
 #define F_ZEROES (1UL << 14)
 
+static enum diskio_way way = DISKIO_THREADS;
+
 struct rig {
     struct drv d; /* first */
     struct disk *disk;
@@ -44,7 +46,10 @@ static void open_rig(struct rig *r, bool ro, unsigned queues)
     r->disk = disk_open(r->path, ro, &e);
     if (!r->disk)
         fail_msg("%s", e.text);
-    r->d.v = virtio_blk_new(&env, &(struct virtio_blk_cfg){ .disk = r->disk, .queues = queues, .limit = &r->limit });
+    const struct virtio_blk_cfg cfg = { .disk = r->disk, .queues = queues, .limit = &r->limit, .io = way };
+    r->d.v = virtio_blk_new(&env, &cfg, &e);
+    if (!r->d.v)
+        fail_msg("%s", e.text);
 }
 static void close_rig(struct rig *r)
 {
@@ -523,6 +528,28 @@ static void test_state(void **st)
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
+static void no_list(void *arg, struct diskio_req *list)
+{
+    (void)arg, (void)list;
+}
+
+static bool have_uring(void)
+{
+    char path[] = "/tmp/gazda-test-XXXXXX";
+    struct err e = { 0 };
+    int fd = mkstemp(path);
+    assert_int_equal(ftruncate(fd, DISK), 0);
+    struct disk *disk = disk_open(path, true, &e);
+    struct diskio *io = diskio_new(disk, NULL, DISKIO_URING, (struct diskio_user){ no_list, NULL }, &e);
+    if (!io)
+        printf("# SKIP: %s\n", e.text);
+    diskio_free(io);
+    disk_close(disk);
+    close(fd);
+    unlink(path);
+    return io != NULL;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -531,5 +558,7 @@ int main(void)
         T(test_limit),     T(test_limit_state), T(test_state),
     };
     log_set_level(LOG_ERROR);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int r = cmocka_run_group_tests_name("threads", tests, NULL, NULL);
+    way = DISKIO_URING;
+    return have_uring() ? r + cmocka_run_group_tests_name("io_uring", tests, NULL, NULL) : r;
 }
