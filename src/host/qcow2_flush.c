@@ -120,6 +120,8 @@ static int apply_unrefs(struct qcow2 *q)
         for (uint64_t k = 0; k < q->unref[i].n && r == 0; k++) {
             uint64_t c = q->unref[i].cluster + k, n;
             r = q_refcount(q, c, &n);
+            if (r == 0 && n == 1 && q_set_has(&q->meta, c)) /* some L2 entry lied */
+                r = q_corrupt(q, "metadata at %#lx were data as well", c << q->bits);
             if (r == 0)
                 r = q_refcount_add(q, c, -1);
             if (r < 0 || n != 1)

@@ -133,7 +133,7 @@ int q_map_placeless(struct qcow2 *q, uint64_t off, uint64_t *len)
 
 int q_own_l2(struct qcow2 *q, uint64_t off)
 {
-    uint64_t i = l1_index(q, off), n = 1, cluster;
+    uint64_t i = l1_index(q, off), n = 1, cluster, users;
     if (i >= q->h.l1_n)
         return -EINVAL;
     uint64_t old = q->l1[i] & QCOW2_OFFSET;
@@ -159,6 +159,8 @@ int q_own_l2(struct qcow2 *q, uint64_t off)
         q_refcount_add(q, cluster, -1);
         goto out;
     }
+    if (old && q_refcount(q, old >> q->bits, &users) == 0 && users == 1)
+        q_set_remove(&q->meta, old >> q->bits); /* only its flag was wrong */
     q_cache_forget(&q->l2, cluster << q->bits, q->cluster);
     q->l1[i] = cluster << q->bits | QCOW2_COPIED;
     q->data_unsynced = true;

@@ -209,7 +209,7 @@ int fuzz_one(const uint8_t *data, size_t n)
 {
     struct input in = { data, n };
     struct err e = { 0 };
-    struct disk_info info = { 0 };
+    static struct disk_info info;
     struct disk_options o = { .format = "qcow2", .no_backing = true };
     uint8_t magic[4] = { 0 }, first = (uint8_t)take(&in, 1);
     int s = first % SHAPES, fd = memfd_create("image", MFD_CLOEXEC);
@@ -262,7 +262,7 @@ int main(int argc, char **argv)
     }
     log_set_level(LOG_ERROR);
     for (uint64_t i = 0; i < cases; i++) {
-        uint8_t data[512];
+        static uint8_t data[512];
         uint64_t seed = (first + i) * 0x2545f4914f6cdd1d;
         size_t n = 16 + rnd(&seed) % (sizeof(data) - 16);
         for (size_t k = 0; k < n; k++)
