@@ -36,7 +36,7 @@ _gazda() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     COMPREPLY=()
     if [ "$COMP_CWORD" = 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'run image help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run image ps console stop kill help --version' -- "$cur")
         return
     fi
     if [ "${COMP_WORDS[1]}" = image ]; then
@@ -53,18 +53,24 @@ _gazda() {
         mapfile -t COMPREPLY < <(compgen -d -- "$cur")
         ;;
     --boot) mapfile -t COMPREPLY < <(compgen -W 'auto linux stub pvh multiboot flat:' -- "$cur") ;;
-    --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio pty file: unix: null' -- "$cur") ;;
+    --serial | --console) mapfile -t COMPREPLY < <(compgen -W 'stdio pty file: unix: socket null' -- "$cur") ;;
     --net) mapfile -t COMPREPLY < <(compgen -W 'user tap= link= none' -- "$cur") ;;
     --rng) mapfile -t COMPREPLY < <(compgen -W 'off bps= iops=' -- "$cur") ;;
     --engine) mapfile -t COMPREPLY < <(compgen -W 'auto translate interp' -- "$cur") ;;
     --direct) mapfile -t COMPREPLY < <(compgen -W 'auto off on' -- "$cur") ;;
     --mmu) mapfile -t COMPREPLY < <(compgen -W 'auto soft window' -- "$cur") ;;
     --log) mapfile -t COMPREPLY < <(compgen -W 'error warn info debug' -- "$cur") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run image' -- "$cur") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run image ps console stop kill' -- "$cur") ;;
     --append | --cpus | --mem | --name | --gdb | --port) ;;
+    --timeout) ;;
     *)
+        case ${COMP_WORDS[1]} in
+        ps) mapfile -t COMPREPLY < <(compgen -W '--json --quiet --help' -- "$cur") ;;
+        console | kill) mapfile -t COMPREPLY < <(compgen -W "$(gazda ps -q 2>/dev/null)" -- "$cur") ;;
+        stop) mapfile -t COMPREPLY < <(compgen -W "--timeout --force $(gazda ps -q 2>/dev/null)" -- "$cur") ;;
+        esac
         [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W '--kernel --boot --initrd --append --cpus
-            --mem --disk --share --root --net --rng --serial --console --port --vsock --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --debug-exit
+            --mem --disk --share --root --net --rng --serial --console --port --vsock --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --detach --debug-exit
             --stats --gdb --log --help' -- "$cur")
         ;;
     esac

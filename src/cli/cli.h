@@ -20,7 +20,15 @@ extern const struct command cli_commands[];
 
 int cli_run(int argc, char **argv);
 int cli_image(int argc, char **argv);
+int cli_ps(int argc, char **argv);
+int cli_console(int argc, char **argv);
+int cli_stop(int argc, char **argv);
+int cli_kill(int argc, char **argv);
 int cli_help(int argc, char **argv);
+/* Prints the help text of a subcommand; the exit status. */
+int cli_help_on(const char *command);
+/* The text of one of help_control.c, or NULL. */
+const char *cli_control_help(const char *name);
 
 extern const char cli_image_help[];
 

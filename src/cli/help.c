@@ -32,7 +32,7 @@ static const char run_help[] =
     "                         dump=FILE (pcap), and rx-bps= rx-ops= tx-bps= tx-ops=LIMIT\n"
     "  --share DIR:TAG[,ro]   a directory for the guest: mount -t 9p -o trans=virtio TAG /mnt\n"
     "  --root DIR[,ro]        a directory as the appliance's root file system\n"
-    "  --serial SPEC          stdio, pty, file:FILE, unix:FILE or null (stdio)\n"
+    "  --serial SPEC          stdio, pty, file:FILE, unix:FILE, socket[:FILE] or null (stdio)\n"
     "  --console SPEC         adds a virtio console (/dev/hvc0) on another back end\n"
     "  --port NAME=SPEC       a virtio port, /dev/virtio-ports/NAME, on a back end like that of --serial\n"
     "  --vsock CID:FILE       sockets between the guest and the host; FILE is the unix socket to\n"
@@ -46,7 +46,8 @@ static const char run_help[] =
     "  --mmu KIND             translate's way to memory: auto, soft or window (auto)\n"
     "  --direct WHEN          user code natively in processes of its own: auto, off or on (auto)\n"
     "  --no-reboot            a reset ends the machine instead of restarting it\n"
-    "  --name NAME            a name for humans\n"
+    "  --name NAME            the name for ps, console, stop and kill (vm1, vm2 ...)\n"
+    "  --detach               goes on in the background, prints the name; see \"gazda console\"\n"
     "  --debug-exit           port 0xf4 ends the machine with status (value << 1) | 1\n"
     "  --stats FILE           writes counters as JSON at the end\n"
     "  --gdb :PORT|unix:FILE  waits for a debugger there before the first instruction\n"
@@ -61,6 +62,15 @@ static const char main_help[] = "usage: gazda COMMAND [OPTION]...\n"
                                 "gazda runs unmodified x86-64 machines on any x86-64 Linux, as an ordinary user.\n"
                                 "\n";
 
+int cli_help_on(const char *command)
+{
+    const char *text = strcmp(command, "run") == 0 ? run_help : cli_control_help(command);
+    if (!text)
+        return cli_usage_error("there is no help on \"%s\"; \"gazda help\" lists the subcommands", command);
+    fputs(text, stdout);
+    return STATUS_OK;
+}
+
 int cli_help(int argc, char **argv)
 {
     if (argc >= 2 && strcmp(argv[0], "help") == 0) {
@@ -74,6 +84,8 @@ int cli_help(int argc, char **argv)
         }
         return cli_usage_error("there is no help on \"%s\"; \"gazda help\" lists the subcommands", argv[1]);
     }
+    if (argc >= 2 && strcmp(argv[0], "help") == 0)
+        return cli_help_on(argv[1]);
     FILE *f = argc == 0 ? stderr : stdout;
     fputs(main_help, f);
     for (const struct command *c = cli_commands; c->name; c++)

@@ -10,6 +10,10 @@
 const struct command cli_commands[] = {
     { "run", "start a machine", cli_run },
     { "image", "make, describe, convert, check disk images", cli_image },
+    { "ps", "list the running machines", cli_ps },
+    { "console", "attach to the serial console of a machine", cli_console },
+    { "stop", "press the power button of a machine and wait", cli_stop },
+    { "kill", "end a machine at once", cli_kill },
     { "help", "show help on a subcommand", cli_help },
     { NULL, NULL, NULL },
 };

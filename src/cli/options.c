@@ -159,6 +159,12 @@ static int set_no_reboot(struct run_options *o, char *arg, struct err *e)
     o->mc.no_reboot = true;
     return 0;
 }
+static int set_detach(struct run_options *o, char *arg, struct err *e)
+{
+    (void)arg, (void)e;
+    o->detach = true;
+    return 0;
+}
 static int set_name(struct run_options *o, char *arg, struct err *e)
 {
     (void)e;
@@ -215,6 +221,7 @@ static const struct {
     { "perf-map", false, set_perf_map },
     { "no-reboot", false, set_no_reboot },
     { "name", true, set_name },
+    { "detach", false, set_detach },
     { "debug-exit", false, set_debug_exit },
     { "stats", true, set_stats },
     { "gdb", true, set_gdb },
@@ -236,8 +243,12 @@ static void long_options(struct option out[ARRAY_LEN(table) + 2])
 }
 
 /* What fits together only when all options are known. */
-static int check(const struct run_options *o, struct err *e)
+static int check(struct run_options *o, struct err *e)
 {
+    if (!o->mc.serial)
+        o->mc.serial = o->detach ? "socket" : "stdio";
+    if (o->detach && (strcmp(o->mc.serial, "stdio") == 0 || (o->mc.console && strcmp(o->mc.console, "stdio") == 0)))
+        return err_set(e, EINVAL, "--detach leaves the terminal, so nothing can be on stdio");
     if (!o->boot.kernel && o->boot.kind != BOOT_AUTO)
         return err_set(e, EINVAL, "--boot needs --kernel");
     if (o->mc.engine == &engine_translate)

@@ -15,6 +15,7 @@ struct run_options {
     const char *stats, *gdb, *trace;
     bool perf_map;
     char root_arg[64]; /* --root: what the appliance is told on the command line */
+    bool detach;
 };
 
 /* 0 go on, 1 help was asked for, -errno. The arguments are cut in place. */

@@ -11,7 +11,10 @@
 
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/detach.h"
 #include "cli/options.h"
+#include "host/rundir.h"
+#include "vm/control.h"
 #include "vm/gdb.h"
 
 /* ---- signals ---- */
@@ -21,13 +24,26 @@ struct signal_watch {
     sigset_t set;
 };
 
-/* SIGINT and SIGTERM end the machine in an orderly way, so that the terminal is restored and --stats is written. */
+/*
+ * SIGTERM, and SIGINT where it is not the key of a terminal, ask the guest to power off, once and if it listens. All
+ * others end the machine in an orderly way, so that the terminal is restored and --stats is written.
+ */
 static void *signal_main(void *arg)
 {
+    static const char note[] = "gazda: the guest was asked to power off; the next signal ends the machine\n";
     struct signal_watch *w = arg;
+    bool asked = false;
     int sig = 0;
-    if (sigwait(&w->set, &sig) == 0 && sig != SIGUSR2)
-        machine_quit(w->m, (uint32_t)sig);
+    while (sigwait(&w->set, &sig) == 0 && sig != SIGUSR2) {
+        bool polite = sig == SIGTERM || (sig == SIGINT && !isatty(STDIN_FILENO));
+        if (polite && !asked && machine_power_button(w->m)) {
+            asked = true;
+            ssize_t r = write(STDERR_FILENO, note, sizeof(note) - 1);
+            (void)r;
+        } else {
+            machine_quit(w->m, (uint32_t)sig);
+        }
+    }
     return NULL;
 }
 
@@ -101,64 +117,119 @@ static int status_of(const struct machine_result *res)
     }
 }
 
-static int run_machine(const struct run_options *o, struct err *e)
-{
+/* What one run holds besides the machine. */
+struct run {
+    struct run_options *o;
+
+    struct detach *detach; /* NULL: it stays in the foreground */
+    struct rundir *dir;    /* NULL: nobody finds the machine by name */
+    char serial[64];
+    FILE *stats;
     struct signal_watch w;
+};
+
+/* Blocked before any thread exists, so that only signal_main takes them. */
+static void block_signals(struct run *r)
+{
     sigset_t blocked;
-    struct machine_result res;
-    struct gdb_server *gdb = NULL;
-    FILE *stats = NULL;
-    pthread_t t;
-    if (o->stats) { /* now, so that nobody learns after an hour that it cannot be written */
-        stats = fopen(o->stats, "we");
-        if (!stats)
-            return cli_usage_error("--stats: cannot write %s: %s", o->stats, strerror(errno));
-    }
-    /* Blocked before any thread exists, so that only signal_main takes them. */
-    sigemptyset(&w.set);
-    sigaddset(&w.set, SIGINT);
-    sigaddset(&w.set, SIGTERM);
-    sigaddset(&w.set, SIGHUP);
-    sigaddset(&w.set, SIGUSR2);
-    blocked = w.set;
+    sigemptyset(&r->w.set);
+    sigaddset(&r->w.set, SIGINT);
+    sigaddset(&r->w.set, SIGTERM);
+    sigaddset(&r->w.set, SIGHUP);
+    sigaddset(&r->w.set, SIGUSR2);
+    blocked = r->w.set;
     sigaddset(&blocked, SIGWINCH); /* stdio reads it from a descriptor */
     pthread_sigmask(SIG_BLOCK, &blocked, NULL);
     signal(SIGPIPE, SIG_IGN);
-    w.m = machine_new(&o->mc, e);
-    int status = STATUS_ERROR;
-    if (!w.m) {
-        status = cli_fail(e);
-        goto out;
+}
+
+/* A machine that nobody asked to be found runs without a name where there is no place for one. */
+static int claim_name(struct run *r, struct err *e)
+{
+    bool shared = strcmp(r->o->mc.serial, "socket") == 0;
+    r->dir = rundir_claim(r->o->mc.name, e);
+    if (!r->dir && (r->o->mc.name || r->detach || shared))
+        return -EIO;
+    if (!r->dir)
+        log_warn("gazda ps will not know this machine: %s", e->text);
+    *e = (struct err){ 0 };
+    if (!shared)
+        return 0;
+    snprintf(r->serial, sizeof(r->serial), "socket:/proc/self/fd/%d/console", rundir_fd(r->dir));
+    r->o->mc.serial = r->serial;
+    return 0;
+}
+
+static int listen_for_control(struct run *r, struct err *e)
+{
+    if (!r->dir)
+        return 0;
+    int fd = rundir_listen(r->dir, "control", e);
+    return fd < 0 ? fd : control_listen(r->w.m, fd, rundir_name(r->dir), e);
+}
+
+static int start_machine(struct run *r, struct gdb_server **gdb, pthread_t *t, struct err *e)
+{
+    if (r->o->stats) { /* now, so that nobody learns after an hour that it cannot be written */
+        r->stats = fopen(r->o->stats, "we");
+        if (!r->stats)
+            return err_set(e, errno, "--stats: cannot write %s: %s", r->o->stats, strerror(errno));
     }
-    if (o->gdb) {
-        gdb = gdb_start(w.m, o->gdb, e);
-        if (!gdb) {
-            status = cli_fail(e);
-            goto out;
+    block_signals(r);
+    if (claim_name(r, e) < 0)
+        return -EIO;
+    r->w.m = machine_new(&r->o->mc, e);
+    if (!r->w.m || listen_for_control(r, e) < 0)
+        return -EIO;
+    if (r->o->gdb && !(*gdb = gdb_start(r->w.m, r->o->gdb, e)))
+        return -EIO;
+    if (r->detach && detach_done(r->detach, r->dir, e) < 0)
+        return -EIO;
+    return pthread_create(t, NULL, signal_main, &r->w) == 0 ? 0 : err_set(e, EAGAIN, "cannot start a thread");
+}
+
+static int run_machine(struct run_options *o, struct detach *detach, struct err *e)
+{
+    struct run r = { .o = o, .detach = detach };
+    struct machine_result res;
+    struct gdb_server *gdb = NULL;
+    pthread_t t;
+    int status = STATUS_ERROR;
+    if (start_machine(&r, &gdb, &t, e) < 0) {
+        status = cli_fail(e);
+    } else {
+        machine_run(r.w.m, &res);
+        pthread_kill(t, SIGUSR2);
+        pthread_join(t, NULL);
+        gdb_stop(gdb);
+        gdb = NULL;
+        status = status_of(&res);
+        if (r.stats) {
+            int s = write_stats(r.w.m, o->stats, r.stats);
+            r.stats = NULL;
+            if (status == STATUS_OK)
+                status = s;
         }
     }
-    if (pthread_create(&t, NULL, signal_main, &w) != 0) {
-        status = cli_usage_error("cannot start a thread");
-        goto out;
-    }
-    machine_run(w.m, &res);
-    pthread_kill(t, SIGUSR2);
-    pthread_join(t, NULL);
+    if (r.stats)
+        fclose(r.stats);
     gdb_stop(gdb);
-    gdb = NULL;
-    status = status_of(&res);
-    if (stats) {
-        int r = write_stats(w.m, o->stats, stats);
-        stats = NULL;
-        if (status == STATUS_OK)
-            status = r;
-    }
-out:
-    if (stats)
-        fclose(stats);
-    gdb_stop(gdb);
-    machine_free(w.m);
+    machine_free(r.w.m);
+    rundir_release(r.dir);
     return status;
+}
+
+/* In the background with --detach: the foreground process leaves here when the machine runs, or does not. */
+static int run_detached(struct run_options *o, struct err *e)
+{
+    struct detach d;
+    int status = 0;
+    if (!o->detach)
+        return run_machine(o, NULL, e);
+    int r = detach_begin(&d, &status, e);
+    if (r < 0)
+        return cli_fail(e);
+    return r > 0 ? status : run_machine(o, &d, e);
 }
 
 static int run_with_options(struct run_options *o, int argc, char **argv)
@@ -183,7 +254,7 @@ static int run_with_options(struct run_options *o, int argc, char **argv)
     o->boot.initrds = o->initrd;
     o->mc.load = boot_guest;
     o->mc.load_arg = &o->boot;
-    int status = open_traces(o, &e) < 0 ? cli_fail(&e) : run_machine(o, &e);
+    int status = open_traces(o, &e) < 0 ? cli_fail(&e) : run_detached(o, &e);
     close_traces(o);
     free(kernel);
     free(initrd);
@@ -195,9 +266,7 @@ int cli_run(int argc, char **argv)
     struct run_options *o = calloc(1, sizeof(*o));
     if (!o)
         return cli_usage_error("out of memory");
-    o->mc = (struct machine_config){
-        .cpus = 1, .mem_bytes = 512UL << 20, .serial = "stdio", .engine = cli_default_engine()
-    };
+    o->mc = (struct machine_config){ .cpus = 1, .mem_bytes = 512UL << 20, .engine = cli_default_engine() };
     int status = run_with_options(o, argc, argv);
     free(o);
     return status;

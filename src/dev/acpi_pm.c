@@ -67,12 +67,14 @@ static void expired(void *arg)
     lock_drop(&p->lock);
 }
 
-void acpi_pm_power_button(struct acpi_pm *p)
+bool acpi_pm_power_button(struct acpi_pm *p)
 {
     lock_take(&p->lock);
+    bool listens = p->en & STS_PWRBTN;
     p->sts |= STS_PWRBTN;
     update_locked(p);
     lock_drop(&p->lock);
+    return listens;
 }
 
 void acpi_pm_gpe(struct acpi_pm *p, unsigned n)

@@ -46,8 +46,8 @@ struct acpi_pm;
 
 struct acpi_pm *acpi_pm_new(const struct acpi_pm_cfg *cfg); /* NULL: no memory */
 void acpi_pm_free(struct acpi_pm *p);
-/* Presses the power button: PWRBTN_STS, and an SCI if the guest listens. Any thread. */
-void acpi_pm_power_button(struct acpi_pm *p);
+/* Presses the power button: PWRBTN_STS, and an SCI if the guest listens, which is returned. Any thread. */
+bool acpi_pm_power_button(struct acpi_pm *p);
 /* Raises general-purpose event n (0..15). Any thread. */
 void acpi_pm_gpe(struct acpi_pm *p, unsigned n);
 

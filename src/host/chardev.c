@@ -47,6 +47,9 @@ struct chardev *chardev_open(const char *spec, const struct chardev_env *env, st
         return chardev_file_open(spec + 5, env, e);
     if (strncmp(spec, "unix:", 5) == 0 && spec[5])
         return chardev_unix_open(spec + 5, env, e);
-    err_set(e, EINVAL, "'%.200s' is not a serial device: it must be stdio, pty, file:PATH, unix:PATH or null", spec);
+    if (strncmp(spec, "socket:", 7) == 0 && spec[7])
+        return chardev_socket_open(spec + 7, env, e);
+    err_set(e, EINVAL,
+            "'%.200s' is not a serial device: it must be stdio, pty, file:PATH, unix:PATH, socket:PATH or null", spec);
     return NULL;
 }

@@ -75,5 +75,6 @@ struct chardev *chardev_stdio_open(const struct chardev_env *env, struct err *e)
 struct chardev *chardev_pty_open(const struct chardev_env *env, struct err *e);
 struct chardev *chardev_file_open(const char *path, const struct chardev_env *env, struct err *e);
 struct chardev *chardev_unix_open(const char *path, const struct chardev_env *env, struct err *e);
+struct chardev *chardev_socket_open(const char *path, const struct chardev_env *env, struct err *e);
 
 #endif

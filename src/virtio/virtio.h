@@ -89,7 +89,7 @@ struct virtio_dev {
     unsigned complaints;                                 /* in the log, over the device's life */
     bool resetting;
     bool in_notify; /* serve runs in the thread of the vCPU that rang */
-    unsigned busy; /* queued services and requests in flight */
+    unsigned busy;  /* queued services and requests in flight */
     pthread_cond_t idle;
     unsigned n_queues;
     struct virtq q[VIRTIO_QUEUES_MAX];

@@ -60,12 +60,19 @@ struct machine {
     struct machine_virtio virtio[VIRTIO_MAX];
     unsigned n_virtio;
 
+    struct loop *control_loop; /* of the control thread: the listener and the guest agent */
+    pthread_t control_thread;
+    struct control *control;
+    char control_name[80];
+    uint64_t started_ns;
+
     struct lock lock; /* everything below */
     pthread_cond_t cond;
     enum machine_event event;
     uint32_t event_value;
     char event_text[200];
     unsigned pauses;
+    bool user_paused; /* one of them is the control socket's */
     void (*debug_fn)(void *arg, unsigned cpu, const struct vcpu_exit *x);
     void *debug_arg;
 };
@@ -74,5 +81,8 @@ struct machine {
 void machine_report(struct machine *m, enum machine_event ev, uint32_t value, const char *text);
 /* Puts the guest into memory and the boot processor's registers; on fresh or reset memory. */
 int machine_load_guest(struct machine *m, struct err *e);
+/* The control thread; stop ends what control_listen began. */
+int vm_control_start(struct machine *m, struct err *e);
+void vm_control_stop(struct machine *m);
 
 #endif

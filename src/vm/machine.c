@@ -405,6 +405,7 @@ struct machine *machine_new(const struct machine_config *cfg, struct err *e)
     m->cfg = *cfg;
     m->cfg.tuning.cpus = cfg->cpus;
     m->pauses = 1;
+    snprintf(m->control_name, sizeof(m->control_name), "%s", cfg->name ? cfg->name : "gazda");
     lock_init(&m->lock, LOCK_MACHINE);
     pthread_cond_init(&m->cond, NULL);
     m->mem = mem_new(cfg->mem_bytes, e);
@@ -416,6 +417,8 @@ struct machine *machine_new(const struct machine_config *cfg, struct err *e)
         err_set(e, ENOMEM, "cannot set up the event loop");
         goto undo;
     }
+    if (vm_control_start(m, e) < 0)
+        goto undo;
     uint32_t khz = pv_clock_host_khz();
     x86_model_host(&m->model, cfg->cpus, khz);
     pv_clock_init(&m->clock, khz);
@@ -436,6 +439,7 @@ void machine_free(struct machine *m)
 {
     if (!m)
         return;
+    vm_control_stop(m);
     if (m->loop_started) {
         loop_stop(m->loop);
         pthread_join(m->loop_thread, NULL);
@@ -452,6 +456,7 @@ void machine_free(struct machine *m)
     vm_free_virtio(m);
     chardev_free(m->serial);
     loop_free(m->loop);
+    loop_free(m->control_loop);
     bus_free(m->bus);
     mem_free(m->mem);
     pthread_cond_destroy(&m->cond);
@@ -459,9 +464,9 @@ void machine_free(struct machine *m)
     free(m);
 }
 
-void machine_power_button(struct machine *m)
+bool machine_power_button(struct machine *m)
 {
-    acpi_pm_power_button(m->acpi);
+    return acpi_pm_power_button(m->acpi);
 }
 
 unsigned machine_cpu_count(const struct machine *m)

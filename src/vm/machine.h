@@ -89,8 +89,8 @@ void machine_free(struct machine *m);
 
 /* Ends machine_run with MACHINE_QUIT. Any thread, not async-signal-safe. */
 void machine_quit(struct machine *m, uint32_t value);
-/* Presses the power button. Any thread. */
-void machine_power_button(struct machine *m);
+/* Presses the power button. False: the guest has not asked to be told, so it will do nothing. Any thread. */
+bool machine_power_button(struct machine *m);
 
 /* Counters of the whole machine as one JSON object. After machine_run, or while paused. 0 or -errno. */
 int machine_write_stats(struct machine *m, FILE *f);

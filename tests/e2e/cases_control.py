@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Virtio ports, and what is done to a machine from outside: by name, by signal, through the guest agent."""
+import json
 import os
+import pty
+import select
+import signal
+import subprocess
+import time
 
 from machine import Fail, unix_connect
 from registry import case
@@ -59,3 +65,179 @@ def ports(b):
     with open(os.path.join(b.tmp, "hvc"), encoding="ascii") as f:
         if "to-hvc" not in f.read():
             raise Fail("nothing came out of hvc0")
+
+
+# ---- machines by name ----
+
+
+def gazda(b, *args, status=0, seconds=60, data=None):
+    """Runs a subcommand: its standard output, as bytes."""
+    p = subprocess.run([b.gazda] + list(args), input=data, stdin=None if data is not None else subprocess.DEVNULL,
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=seconds * b.scale, check=False)
+    if p.returncode != status:
+        raise Fail("gazda %s: status %d: %s" % (" ".join(args), p.returncode, p.stderr.decode(errors="replace")[-400:]))
+    return p.stdout if status == 0 else p.stderr
+
+
+def names(b):
+    return gazda(b, "ps", "-q").decode().split()
+
+
+def detached(b, name, *args, flavour="cloud-amd64"):
+    kernel, initrd, _ = b.kernel(flavour, "bz")
+    out = gazda(b, "run", "--detach", "--name", name, "--kernel", kernel, "--initrd", initrd, *args).decode()
+    if out != name + "\n":
+        raise Fail("gazda run --detach printed %r" % out)
+
+
+class Console:
+    """gazda console NAME on a terminal of its own."""
+
+    def __init__(self, b, name):
+        self.master, slave = pty.openpty()
+        self.proc = subprocess.Popen([b.gazda, "console", name], stdin=slave, stdout=slave, stderr=slave)
+        os.close(slave)
+        self.text, self.scale = "", b.scale
+
+    def expect(self, want, seconds=60):
+        end = time.monotonic() + seconds * self.scale
+        while want not in self.text:
+            if time.monotonic() > end:
+                raise Fail("no %r on the console, which ends: %r" % (want, self.text[-300:]))
+            if select.select([self.master], [], [], 0.5)[0]:
+                try:
+                    self.text += os.read(self.master, 4096).decode(errors="replace")
+                except OSError:
+                    raise Fail("the console ended before %r: %r" % (want, self.text[-300:])) from None
+        self.text = self.text.split(want, 1)[1]
+
+    def send(self, keys):
+        os.write(self.master, keys.encode())
+
+    def close(self):
+        self.proc.kill()
+        self.proc.wait()
+        os.close(self.master)
+
+
+def kill_all(b):
+    for n in names(b):
+        gazda(b, "kill", n)
+
+
+@case("control:detach")
+def detach(b):
+    """Two machines in the background: ps, consoles that come and go, the power button."""
+    try:
+        detached(b, "one")
+        detached(b, "two", "--mem", "256M", "--cpus", "2")
+        gazda(b, "run", "--detach", "--name", "two", "--kernel", "/dev/null", status=1)
+        text = gazda(b, "run", "--name", "one", "--serial", "null", "--kernel", "/dev/null", status=1)
+        if b"running already" not in text:
+            raise Fail("a second machine of a name: %r" % text)
+        if names(b) != ["one", "two"]:
+            raise Fail("ps -q: %r" % names(b))
+        two = [m for m in json.loads(gazda(b, "ps", "--json")) if m["name"] == "two"][0]
+        if two["state"] != "running" or two["cpus"] != 2 or two["memory_bytes"] != 256 << 20 or two["uptime_s"] > 600:
+            raise Fail("ps --json: %r" % two)
+        c = Console(b, "one")
+        c.expect(":/root# ", 120)
+        c.send("echo $((20 + 3))-here\n")
+        c.expect("23-here")
+        c.send("\x01x")
+        c.expect("goes on in the background")
+        if c.proc.wait(20 * b.scale) != 0:
+            raise Fail("gazda console: status %d" % c.proc.returncode)
+        c.close()
+        c = Console(b, "one")
+        d = Console(b, "one")
+        for x in (c, d):
+            x.expect("23-here")  # history
+        d.send("echo for-$((2 + 2))-all\n")
+        for x in (c, d):
+            x.expect("for-4-all")
+        c.close()
+        gazda(b, "stop", "one", seconds=90)
+        d.expect("Power down", 20)
+        d.expect("ended", 20)
+        d.close()
+        if names(b) != ["two"]:
+            raise Fail("after stop: %r" % names(b))
+        gazda(b, "console", "one", status=1)
+        gazda(b, "stop", "one", status=1)
+        gazda(b, "kill", "two")
+        if names(b) or b"two" in gazda(b, "ps"):
+            raise Fail("after kill: %r" % names(b))
+    finally:
+        kill_all(b)
+
+
+@case("control:start-fails")
+def start_fails(b):
+    """What is wrong is told by --detach in the foreground, and leaves no machine."""
+    text = gazda(b, "run", "--detach", "--kernel", os.path.join(b.tmp, "missing"), status=1)
+    if text.count(b"\n") != 1 or b"missing" not in text:
+        raise Fail("stderr: %r" % text)
+    for bad in (["--serial", "stdio"], ["--name", "a/b"], ["--console", "stdio"]):
+        text = gazda(b, "run", "--detach", "--kernel", "/dev/null", *bad, status=1)
+        if text.count(b"\n") != 1:
+            raise Fail("%r: %r" % (bad, text))
+    if names(b):
+        raise Fail("there is %r" % names(b))
+
+
+@case("control:killed")
+def killed(b):
+    """A machine that was killed from outside is gone, and its name can be used again."""
+    try:
+        for _ in range(2):
+            detached(b, "victim", "--mem", "64M")
+            pid = json.loads(gazda(b, "ps", "--json"))[0]["pid"]
+            os.kill(pid, signal.SIGKILL)
+            end = time.monotonic() + 20
+            while os.path.exists("/proc/%d/exe" % pid) and time.monotonic() < end:
+                time.sleep(0.05)
+            time.sleep(0.5 * b.scale)  # its files are closed a bit later
+        if names(b):
+            raise Fail("a dead machine is listed: %r" % names(b))
+        detached(b, "victim", "--mem", "64M")
+        # It does not answer: it is listed, and killed all the same.
+        pid = json.loads(gazda(b, "ps", "--json"))[0]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:  # all of its threads
+            with open("/proc/%d/stat" % pid) as f:
+                if f.read().rsplit(")", 1)[1].split()[0] == "T":
+                    break
+            time.sleep(0.05)
+        if json.loads(gazda(b, "ps", "--json", seconds=60))[0]["state"] != "silent":
+            raise Fail("a stopped process answers")
+        gazda(b, "kill", "victim")
+        if names(b):
+            raise Fail("after kill: %r" % names(b))
+    finally:
+        kill_all(b)
+
+
+@case("control:sigterm")
+def sigterm(b):
+    """The first SIGTERM is the power button; the guest's own end of it is status 0. Two end a guest that takes its time."""
+    with b.boot("--name", "term", flavour="cloud-amd64") as m:
+        m.shell()
+        m.proc.terminate()
+        m.expect("Power down", 60)
+        m.ends(0)
+    with b.boot(flavour="cloud-amd64") as m:
+        m.shell()
+        m.ok("printf '#!/bin/sh\nexit 0\n' >/etc/acpi/PWRF/00000080")
+        m.proc.terminate()
+        end = time.monotonic() + 20 * b.scale
+        while "asked to power off" not in m.stderr() and time.monotonic() < end:
+            m.pump(0.1)
+        m.ok("echo still here")
+        m.proc.terminate()
+        m.ends(128 + 15)
+    with b.boot(flavour="cloud-amd64") as m:
+        m.shell()
+        m.proc.send_signal(signal.SIGHUP)
+        m.ends(128 + 1)

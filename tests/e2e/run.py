@@ -9,6 +9,7 @@ may take, and whether it must not share the host with another. Cases are functio
 Bench, and raise Fail or Skip. Consoles are kept in out/check/e2e/.
 """
 import argparse
+import atexit
 import os
 import shutil
 import subprocess
@@ -141,6 +142,9 @@ def main():
         if unknown:
             sys.exit("run.py: no case %s" % ", ".join(sorted(unknown)))
         cases = [c for c in cases if c.name in args.case]
+    # Machines are found by name: not those of the user, and none of a run that was killed.
+    os.environ["XDG_RUNTIME_DIR"] = runtime = tempfile.mkdtemp(prefix="gazda-run-")
+    atexit.register(shutil.rmtree, runtime, True)
     print("1..%d" % len(cases))
     failed = 0
     for n, c in enumerate(cases, 1):
