@@ -7,8 +7,9 @@
  * dropped.
  *
  * Large frames. libslirp's TCP ends at this process, so the size of its segments is nobody's business but the guest's.
- * When the guest takes large segments, the MSS that it announces is raised on its way to libslirp, and the segments
- * that come back are labelled with the size it had asked for. What the guest sends large goes to libslirp whole.
+ * It is told of an MTU of 64 KiB, does not look at the MSS that the guest announces when that connects, and is shown a
+ * larger one when the guest answers a forwarded connection. The large segments that come are labelled with the MSS that
+ * the guest had announced, or are cut here if it does not take any. What the guest sends large goes to libslirp whole.
  */
 #include <netinet/in.h>
 #include <slirp/libslirp.h>
@@ -50,6 +51,7 @@ struct net_user_mode {
         uint16_t mss;
     } flow[FLOWS];
     uint8_t out[NET_FRAME_MAX]; /* a frame for the guest while it is made; also what is cut */
+    uint8_t piece[NET_FRAME_MAX];
 };
 
 /* libslirp keeps a few things, such as the host's name server, for all of its instances together. */
@@ -124,6 +126,13 @@ static uint16_t flow_mss(const struct net_user_mode *u, uint32_t tag)
     return u->flow[i].tag == tag && u->flow[i].mss ? u->flow[i].mss : MSS_SAFE;
 }
 
+static bool emit_deliver(void *arg, const uint8_t *frame, size_t len)
+{
+    const struct net_hdr valid = { .flags = NET_DATA_VALID }; /* made here */
+    deliver(arg, &valid, frame, len);
+    return true;
+}
+
 static void deliver_large_tcp(struct net_user_mode *u, size_t len, const struct net_layers *l)
 {
     struct net_hdr h = { .flags = NET_NEEDS_CSUM,
@@ -135,10 +144,15 @@ static void deliver_large_tcp(struct net_user_mode *u, size_t len, const struct 
     uint16_t sum = net_pseudo_sum(u->out, l, len - l->l4);
     u->out[l->l4 + 16] = (uint8_t)(sum >> 8);
     u->out[l->l4 + 17] = (uint8_t)sum;
-    deliver(u, &h, u->out, len);
+    if (net_thread_guest(&u->t) & (l->v4 ? NET_TSO4 : NET_TSO6)) {
+        deliver(u, &h, u->out, len);
+    } else {
+        const struct net_cut cut = { .emit = emit_deliver, .arg = u, .scratch = u->piece };
+        net_segment(&h, u->out, len, &cut);
+    }
 }
 
-static bool emit_deliver(void *arg, const uint8_t *frame, size_t len)
+static bool emit_fragment(void *arg, const uint8_t *frame, size_t len)
 {
     const struct net_hdr plain = { 0 };
     deliver(arg, &plain, frame, len);
@@ -160,7 +174,7 @@ static ssize_t on_packet(const void *buf, size_t len, void *opaque)
         memcpy(u->out, buf, len);
         deliver_large_tcp(u, len, &l);
     } else if (ip && l.v4) {
-        const struct net_cut cut = { .emit = emit_deliver, .arg = u, .scratch = u->out };
+        const struct net_cut cut = { .emit = emit_fragment, .arg = u, .scratch = u->out };
         net_fragment_v4(buf, len, limit, &cut);
     }
     return (ssize_t)len; /* what is larger and cannot be cut is lost, as on any network */
@@ -169,12 +183,11 @@ static ssize_t on_packet(const void *buf, size_t len, void *opaque)
 /* ---- from the guest ---- */
 
 /* See the head comment. A frame that is padded is left alone. */
-static void raise_mss(struct net_user_mode *u, size_t len, const struct net_layers *l)
+static void note_mss(struct net_user_mode *u, size_t len, const struct net_layers *l)
 {
     uint8_t *f = u->t.frame, *ip = f + l->l3;
     size_t ip_len = l->v4 ? (size_t)(ip[2] << 8 | ip[3]) : (size_t)(ip[4] << 8 | ip[5]) + 40U;
-    unsigned want = l->v4 ? NET_TSO4 : NET_TSO6;
-    if (!(f[l->l4 + 13] & TCP_SYN) || !(net_thread_guest(&u->t) & want) || ip_len != len - l->l3)
+    if (!(f[l->l4 + 13] & TCP_SYN) || ip_len != len - l->l3)
         return;
     for (size_t i = l->l4 + 20; i + 4 <= l->data && f[i] != OPT_END; i += f[i] == OPT_NOP ? 1U : f[i + 1]) {
         if (f[i] != OPT_NOP && f[i + 1] < 2)
@@ -205,7 +218,7 @@ static bool user_send(struct net_thread *t)
     const struct net_cut cut = { .emit = emit_input, .arg = u, .scratch = u->out };
     struct net_layers l;
     if (net_parse(t->frame, t->len, &l) && l.proto == IPPROTO_TCP && t->hdr.gso_type == NET_GSO_NONE)
-        raise_mss(u, t->len, &l);
+        note_mss(u, t->len, &l);
     pthread_mutex_lock(&slirp_mutex);
     if (t->hdr.gso_type == NET_GSO_NONE || net_finish_whole(&t->hdr, t->frame, t->len)) {
         net_finish_csum(&t->hdr, t->frame, t->len);
