@@ -70,7 +70,7 @@ _gazda() {
         stop) mapfile -t COMPREPLY < <(compgen -W "--timeout --force $(gazda ps -q 2>/dev/null)" -- "$cur") ;;
         esac
         [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W '--kernel --boot --initrd --append --cpus
-            --mem --disk --share --root --net --rng --serial --console --port --vsock --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --detach --debug-exit
+            --mem --disk --share --root --net --rng --serial --console --port --vsock --balloon --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --detach --debug-exit
             --stats --gdb --log --help' -- "$cur")
         ;;
     esac

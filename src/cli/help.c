@@ -37,6 +37,8 @@ static const char run_help[] =
     "  --port NAME=SPEC       a virtio port, /dev/virtio-ports/NAME, on a back end like that of --serial\n"
     "  --vsock CID:FILE       sockets between the guest and the host; FILE is the unix socket to\n"
     "                         reach the guest by, FILE_PORT reaches the host\n"
+    "  --balloon [SIZE][,deflate-on-oom][,stats=SECONDS][,reporting]\n"
+    "                         memory that the guest shall give back to the host\n"
     "  --engine NAME          auto, translate or interp (auto)\n"
     "  --verify               check translate against the interpreter, block by block\n"
     "  --trace FILE[,asm][,exec]\n"

@@ -210,6 +210,7 @@ static const struct {
     { "vsock", true, opt_vsock },
     { "share", true, opt_share },
     { "root", true, opt_root },
+    { "balloon", true, opt_balloon },
     { "serial", true, set_serial },
     { "console", true, set_console },
     { "port", true, opt_port },

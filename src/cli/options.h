@@ -42,5 +42,6 @@ int opt_port(struct run_options *o, char *arg, struct err *e);
 int opt_vsock(struct run_options *o, char *arg, struct err *e);
 int opt_share(struct run_options *o, char *arg, struct err *e);
 int opt_root(struct run_options *o, char *arg, struct err *e);
+int opt_balloon(struct run_options *o, char *arg, struct err *e);
 
 #endif

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "mem/internal.h"
@@ -241,6 +242,57 @@ int mem_zero(struct mem *m, gpa_t gpa, uint64_t len)
         mem_code_written(m, gpa, n);
     }
     return 0;
+}
+
+static bool discardable(struct mem *m, uint64_t f)
+{
+    return !is_absent(m, f) && !__atomic_load_n(&m->pins[f], __ATOMIC_ACQUIRE);
+}
+
+/* Adds to *done what it gave back. True: some of it has, or had, marked code. */
+static bool discard_range(struct mem *m, gpa_t gpa, uint64_t len, uint64_t *done)
+{
+    uint64_t off;
+    bool code = false;
+    if (!mem_offset(m, gpa, len, &off))
+        return false;
+    uint64_t end = (off + len) >> PAGE_SHIFT;
+    for (uint64_t f = (off + PAGE_SIZE - 1) >> PAGE_SHIFT; f < end; f++) {
+        uint64_t first = f;
+        while (f < end && discardable(m, f))
+            f++;
+        if (f == first)
+            continue;
+        punch(m, first << PAGE_SHIFT, (f - first) << PAGE_SHIFT);
+        *done += (f - first) << PAGE_SHIFT;
+        for (; first < f; first++) /* after the hole, as after a store: who marks later protects later */
+            code |= (__atomic_load_n(&m->flags[first], __ATOMIC_SEQ_CST) & MEM_F_CODE) ||
+                    __atomic_load_n(&m->gen[first], __ATOMIC_SEQ_CST);
+    }
+    return code;
+}
+
+uint64_t mem_discard(struct mem *m, const struct mem_range *r, unsigned n)
+{
+    gpa_t lo = UINT64_MAX, hi = 0;
+    uint64_t done = 0;
+    for (unsigned i = 0; i < n; i++) {
+        if (!discard_range(m, r[i].gpa, r[i].len, &done))
+            continue;
+        lo = r[i].gpa < lo ? r[i].gpa : lo;
+        hi = r[i].gpa + r[i].len > hi ? r[i].gpa + r[i].len : hi;
+    }
+    if (hi)
+        mem_tell_unmap(m, lo, hi - lo);
+    for (unsigned i = 0; i < n; i++)
+        mem_code_written(m, r[i].gpa, r[i].len);
+    return done;
+}
+
+uint64_t mem_occupied(const struct mem *m)
+{
+    struct stat st;
+    return fstat(m->fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
 }
 
 void mem_reset(struct mem *m)

@@ -65,6 +65,21 @@ int mem_read(struct mem *m, gpa_t gpa, void *buf, uint64_t len);
 int mem_write(struct mem *m, gpa_t gpa, const void *buf, uint64_t len);
 /* Zero-fills; frames wholly inside become ABSENT again. */
 int mem_zero(struct mem *m, gpa_t gpa, uint64_t len);
+/*
+ * Gives the memory of the frames that lie wholly inside of these ranges back to the host: they read as zero, and take
+ * memory again when they are touched. Host pointers stay good, for the frames stay PRIVATE, with a hole in the memfd;
+ * so engines need not let go of them, and go on at full speed. Only frames that hold or held code are told of, once a
+ * call, because the hole takes write protection by userfaultfd with it. Pinned frames are left alone. A store at the
+ * same time is lost or stays. What is not RAM is skipped. Returns the bytes given back. Lock-free callers only, as for
+ * unmap.
+ */
+struct mem_range {
+    gpa_t gpa;
+    uint64_t len;
+};
+uint64_t mem_discard(struct mem *m, const struct mem_range *r, unsigned n);
+/* Host memory that the guest's RAM occupies, in bytes. */
+uint64_t mem_occupied(const struct mem *m);
 /* Back to power-on: every frame ABSENT. No vCPU runs, nothing is pinned. */
 void mem_reset(struct mem *m);
 

@@ -47,6 +47,30 @@ struct virtio_dev *virtio_net_new(const struct virtio_env *env, const struct vir
 /* limit as for a disk. */
 struct virtio_dev *virtio_rng_new(const struct virtio_env *env, const struct limiter_cfg *limit);
 
+struct virtio_balloon_cfg {
+    uint64_t target;        /* bytes that the guest shall give */
+    bool deflate_on_oom;    /* the guest may take them back rather than kill a process */
+    bool reporting;         /* it also tells of pages that are free for the moment */
+    unsigned stats_seconds; /* 0: no statistics; else env has timers */
+};
+struct virtio_dev *virtio_balloon_new(const struct virtio_env *env, const struct virtio_balloon_cfg *cfg);
+enum { VIRTIO_BALLOON_STATS = 16 };
+struct virtio_balloon_info {
+    uint64_t target, actual;              /* bytes: what the guest shall give, and says it gave */
+    uint64_t inflated, deflated;          /* bytes in the guest's lists, all told */
+    uint64_t reported, given_back;        /* bytes it reported free; host memory that all this freed */
+    uint64_t stats_updates;               /* 0: the guest has sent no statistics yet */
+    uint32_t stats_known;                 /* which of these it sent, a bit each */
+    uint64_t stats[VIRTIO_BALLOON_STATS]; /* bytes, or counts */
+};
+/* Lock not held, for all three. A target beyond RAM: -EINVAL. */
+int virtio_balloon_set(struct virtio_dev *v, uint64_t target);
+/* Asks for statistics that often from now on. -EINVAL: there were none from the start, or there shall be none. */
+int virtio_balloon_poll(struct virtio_dev *v, unsigned seconds);
+void virtio_balloon_get(struct virtio_dev *v, struct virtio_balloon_info *out);
+/* Firecracker's name of a statistic. */
+const char *virtio_balloon_stat_name(unsigned i);
+
 /*
  * Stream sockets to the unix sockets of host, which is not owned; cid is the guest's. The loop's thread may run
  * already; without it nothing connects. Timers are needed.

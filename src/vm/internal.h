@@ -59,6 +59,7 @@ struct machine {
     unsigned n_dev;
     struct machine_virtio virtio[VIRTIO_MAX];
     unsigned n_virtio;
+    struct virtio_dev *balloon; /* one of them, or NULL */
 
     struct loop *control_loop; /* of the control thread: the listener and the guest agent */
     pthread_t control_thread;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "mem/mem.h"
+#include "vm/balloon.h"
 #include "vm/internal.h"
 
 static const char *const exit_names[EXIT_KINDS] = {
@@ -107,6 +108,7 @@ static json_t *memory_json(struct machine *m)
     uint64_t res = resident_bytes(&shared);
     put(o, "granted_bytes", s.ram_bytes);
     put(o, "touched_bytes", touched);
+    put(o, "occupied_bytes", mem_occupied(m->mem));
     put(o, "code_frames", s.code_frames);
     put(o, "code_writes", s.code_writes);
     put(o, "resident_bytes", res);
@@ -140,6 +142,8 @@ int machine_write_stats(struct machine *m, FILE *f)
         json_object_set_new(o, m->cfg.engine->name, own);
     }
     json_object_set_new(o, "memory", memory_json(m));
+    if (m->balloon)
+        json_object_set_new(o, "balloon", machine_balloon_json(m));
     int r = json_dumpf(o, f, JSON_INDENT(2)) < 0 || fputc('\n', f) == EOF ? -EIO : 0;
     json_decref(o);
     return r;

@@ -17,7 +17,7 @@ _Static_assert(sizeof(gsis) <= VIRTIO_MAX, "room for every device");
 
 /* In the order of their addresses. To add a kind: its file, and a line here. */
 static int (*const kinds[])(struct machine *m, struct err *e) = {
-    vm_add_disks, vm_add_nets, vm_add_console, vm_add_rng, vm_add_vsock, vm_add_shares,
+    vm_add_disks, vm_add_nets, vm_add_console, vm_add_rng, vm_add_vsock, vm_add_shares, vm_add_balloon,
 };
 
 int vm_virtio_env(struct machine *m, struct virtio_env *env, struct err *e)

@@ -31,5 +31,6 @@ int vm_add_shares(struct machine *m, struct err *e);
 int vm_add_console(struct machine *m, struct err *e);
 int vm_add_rng(struct machine *m, struct err *e);
 int vm_add_vsock(struct machine *m, struct err *e);
+int vm_add_balloon(struct machine *m, struct err *e);
 
 #endif

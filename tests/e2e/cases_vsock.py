@@ -93,7 +93,7 @@ def echo(s):
         s.sendall(data)
 
 
-@case("vsock:socat", modes=("rel", "asan", "ubsan"))
+@case("vsock:socat")
 def both_ways(b):
     """The issue's bar: socat from the host and back."""
     if not shutil.which("socat"):

@@ -4,7 +4,7 @@
 const struct virtio_target *const virtio_targets[] = {
     &virtio_target_blk,   &virtio_target_blk_ro,    &virtio_target_blk_limit, &virtio_target_console,
     &virtio_target_ports, &virtio_target_rng,       &virtio_target_vsock,     &virtio_target_9p,
-    &virtio_target_net,   &virtio_target_blk_uring,
+    &virtio_target_net,   &virtio_target_blk_uring, &virtio_target_balloon,
 };
 
 unsigned virtio_target_count(void)

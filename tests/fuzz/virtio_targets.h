@@ -23,5 +23,6 @@ extern const struct virtio_target virtio_target_vsock;
 extern const struct virtio_target virtio_target_9p;
 extern const struct virtio_target virtio_target_net;
 extern const struct virtio_target virtio_target_blk_uring;
+extern const struct virtio_target virtio_target_balloon;
 
 #endif

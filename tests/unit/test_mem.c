@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "mem/mem.h"
@@ -209,11 +210,80 @@ static void test_code_race(void **st)
     mem_free(r.m);
 }
 
+struct told {
+    unsigned n;
+    gpa_t lo, hi;
+};
+static void tell(void *arg, gpa_t gpa, uint64_t len)
+{
+    struct told *t = arg;
+    t->n++;
+    t->lo = gpa;
+    t->hi = gpa + len;
+}
+
+static uint8_t peek(struct mem *m, gpa_t gpa)
+{
+    uint8_t x = 0xee;
+    mem_read(m, gpa, &x, 1);
+    return x;
+}
+
+static void test_discard(void **st)
+{
+    const struct mem_listener l = { .unmap = tell };
+    struct told told = { 0 };
+    struct err e = { 0 };
+    struct mem *m = mem_new(16UL << 20, &e);
+    uint8_t *block = malloc(1 << 20);
+    (void)st;
+    assert_int_equal(mem_listen(m, &l, &told), 0);
+    memset(block, 0xaa, 1 << 20);
+    mem_write(m, 0x100000, block, 1 << 20);
+    assert_in_range(mem_occupied(m), 1 << 20, (1 << 20) + 65536);
+    volatile uint8_t *host = (volatile uint8_t *)mem_frame_get(m, 0x140000);
+    /* Whole frames only; absent and foreign ones count for nothing. */
+    const struct mem_range r[] = { { 0x140800, 0x2000 }, { 0x180000, 0x1000 }, { 0x400000, 0x4000 },
+                                   { 0xfff000, 0x2000 }, { UINT64_MAX, 9 },    { 0x150000, 0 } };
+    assert_int_equal(mem_discard(m, r, ARRAY_LEN(r)), 0x2000);
+    assert_int_equal(told.n, 0);
+    assert_int_equal(peek(m, 0x140fff), 0xaa);
+    assert_int_equal(peek(m, 0x141000), 0);
+    assert_int_equal(peek(m, 0x142000), 0xaa);
+    assert_int_equal(peek(m, 0x180000), 0);
+    assert_in_range(mem_occupied(m), (1 << 20) - 0x2000, (1 << 20) - 0x2000 + 65536);
+    /* Pointers that were handed out stay good, and what is written through them stays. */
+    const struct mem_range one = { 0x140000, 0x1000 };
+    assert_int_equal(mem_discard(m, &one, 1), 0x1000);
+    assert_int_equal(*host, 0);
+    *host = 7;
+    assert_int_equal(peek(m, 0x140000), 7);
+    /* Pinned frames stay. */
+    const struct mem_range three = { 0x150000, 0x3000 };
+    assert_non_null(mem_pin(m, 0x151000, 1));
+    assert_int_equal(mem_discard(m, &three, 1), 0x2000);
+    assert_int_equal(peek(m, 0x151000), 0xaa);
+    assert_int_equal(peek(m, 0x152000), 0);
+    mem_unpin(m, 0x151000, 1, false);
+    /* Code: listeners are told, its generation moves. */
+    uint32_t gen = *mem_code_gen(m, 0x161000);
+    mem_code_mark(m, 0x161040, 4);
+    const struct mem_range code = { 0x160000, 0x3000 };
+    assert_int_equal(mem_discard(m, &code, 1), 0x3000);
+    assert_int_equal(told.n, 1);
+    assert_true(told.lo <= 0x161000 && told.hi >= 0x162000);
+    assert_int_not_equal(*mem_code_gen(m, 0x161000), gen);
+    mem_unlisten(m, &l, &told);
+    free(block);
+    mem_free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes), cmocka_unit_test(test_gap),          cmocka_unit_test(test_absent),
-        cmocka_unit_test(test_code),  cmocka_unit_test(test_code_release), cmocka_unit_test(test_code_race),
+        cmocka_unit_test(test_sizes),   cmocka_unit_test(test_gap),          cmocka_unit_test(test_absent),
+        cmocka_unit_test(test_code),    cmocka_unit_test(test_code_release), cmocka_unit_test(test_code_race),
+        cmocka_unit_test(test_discard),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""virtio-balloon under a stock kernel: the host's memory really comes back, and the guest goes on."""
+import hashlib
+import json
+import os
+import time
+
+from machine import Fail
+from registry import case
+
+MIB = 1 << 20
+WRITE = "tr '\\0' x </dev/zero | dd of=/fill/f bs=64k count=$((%d * 16)) iflag=fullblock 2>/dev/null"
+
+
+def occupied(m):
+    """Host memory behind the guest's RAM."""
+    folder = "/proc/%d/fd" % m.proc.pid
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        try:
+            if "gazda-ram" in os.readlink(path):
+                return os.stat(path).st_blocks * 512
+        except OSError:
+            continue
+    raise Fail("no guest memory in %s" % folder)
+
+
+def settle(m, below, seconds=60):
+    """Waits until no more than that is occupied."""
+    end = time.monotonic() + seconds * m.scale
+    while occupied(m) > below:
+        if time.monotonic() > end:
+            raise Fail("%d MiB are still occupied, more than %d" % (occupied(m) // MIB, below // MIB))
+        time.sleep(0.1)
+
+
+def fill(m, mib, check=False):
+    """The guest uses memory, and frees it."""
+    m.ok("mkdir -p /fill && mount -t tmpfs -o size=400m none /fill && %s" % WRITE % mib, 120)
+    if check and m.ok("md5sum </fill/f", 120).split()[0] != hashlib.md5(b"x" * (mib * MIB)).hexdigest():
+        raise Fail("the guest's memory is not what was written")
+    m.ok("rm /fill/f; umount /fill")
+    return occupied(m)
+
+
+@case("balloon:inflate")
+def inflate(b):
+    """200 MB come back when the balloon is inflated; deflated, all of the memory works."""
+    stats = os.path.join(b.tmp, "stats.json")
+    with b.boot("--balloon", "200M,stats=1", "--stats", stats) as m:
+        m.shell()
+        m.ok("rmmod virtio_balloon")
+        full = fill(m, 300)
+        m.ok("modprobe virtio_balloon")
+        settle(m, full - 190 * MIB)
+        time.sleep(2.5)
+        total = int(m.ok("grep MemTotal /proc/meminfo").split()[1])
+        if total > 290000:
+            raise Fail("the guest still has %d kB" % total)
+        fill(m, 150)  # the rest is usable, and the balloon's memory stays with the host
+        if occupied(m) > (512 - 200) * MIB:
+            raise Fail("%d MiB are occupied again" % (occupied(m) // MIB))
+        m.ok("rmmod virtio_balloon")
+        fill(m, 300, check=True)
+        m.poweroff()
+    with open(stats, encoding="ascii") as f:
+        got = json.load(f)["balloon"]
+    if got["target_bytes"] != 200 * MIB or got["given_back_bytes"] < 200 * MIB or got["statistics_updates"] < 2:
+        raise Fail("the counters: %r" % got)
+    if got["inflated_bytes"] < 200 * MIB or got["inflated_bytes"] != got["deflated_bytes"]:
+        raise Fail("what went in did not come out: %r" % got)
+
+
+@case("balloon:oom")
+def oom(b):
+    """With deflate-on-oom the guest takes memory back rather than kill a process."""
+    stats = os.path.join(b.tmp, "stats.json")
+    with b.boot("--balloon", "320M,deflate-on-oom,stats=1", "--stats", stats) as m:
+        m.shell()
+        m.ok("while [ $(grep MemTotal /proc/meminfo | tr -dc 0-9) -gt 480000 ]; do sleep 0.2; done")
+        time.sleep(3)
+        m.ok("mkdir /fill && mount -t tmpfs -o size=400m none /fill && %s" % WRITE % 230, 300)
+        if "Killed" in m.text or "Out of memory" in m.ok("dmesg"):
+            raise Fail("a process was killed")
+        m.ok("rm /fill/f; umount /fill")
+        m.poweroff()
+    with open(stats, encoding="ascii") as f:
+        got = json.load(f)["balloon"]
+    if "free_memory" not in got["guest"] or got["guest"]["total_memory"] < 100 * MIB:
+        raise Fail("no statistics: %r" % got)
+    if got["deflated_bytes"] < 50 * MIB:
+        raise Fail("the guest took nothing back: %r" % got)
+
+
+@case("balloon:reporting")
+def reporting(b):
+    """Memory that the guest frees comes back without being asked for."""
+    with b.boot("--balloon", "0,reporting", "--cpus", "2") as m:
+        m.shell()
+        full = fill(m, 200)
+        settle(m, full - 120 * MIB)
+        fill(m, 200)
+        m.poweroff()
