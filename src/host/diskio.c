@@ -53,7 +53,7 @@ static bool direct(const struct diskio *io, const struct diskio_req *r)
 
 static bool may_try(struct diskio *io, const struct diskio_req *r)
 {
-    if (!direct(io, r) || r->len > TRY_BYTES || r->through || atomic_load(&io->no_try[r->op]))
+    if (!direct(io, r) || r->through || atomic_load(&io->no_try[r->op]))
         return false;
     unsigned skip = atomic_load_explicit(&io->skip, memory_order_relaxed);
     if (skip)
@@ -61,7 +61,23 @@ static bool may_try(struct diskio *io, const struct diskio_req *r)
     return !skip;
 }
 
-bool diskio_try(struct diskio *io, struct diskio_req *r)
+/* Takes what is done off a request: whole sectors. */
+static void advance(struct diskio_req *r, uint64_t did)
+{
+    did = did < r->len ? did & ~(uint64_t)(DISK_SECTOR - 1) : r->len;
+    r->off += did;
+    r->len -= did;
+    while (did && did >= r->iov->iov_len) {
+        did -= r->iov->iov_len;
+        r->iov++, r->n--;
+    }
+    if (did) {
+        r->iov->iov_base = (char *)r->iov->iov_base + did;
+        r->iov->iov_len -= did;
+    }
+}
+
+static bool try_now(struct diskio *io, struct diskio_req *r)
 {
     if (!may_try(io, r))
         return false;
@@ -76,11 +92,20 @@ bool diskio_try(struct diskio *io, struct diskio_req *r)
         atomic_store(&io->no_try[r->op], true);
         return false;
     }
+    if (n > 0) {
+        advance(r, (uint64_t)n);
+        return false;
+    }
     unsigned p = atomic_load_explicit(&io->penalty, memory_order_relaxed);
     p = p ? (p < TRY_PAUSE ? 2 * p : TRY_PAUSE) : 1;
     atomic_store_explicit(&io->penalty, p, memory_order_relaxed);
     atomic_store_explicit(&io->skip, p, memory_order_relaxed);
     return false;
+}
+
+bool diskio_try(struct diskio *io, struct diskio_req *r)
+{
+    return r->len <= TRY_BYTES && try_now(io, r);
 }
 
 /* ---- on workers ---- */
@@ -162,17 +187,7 @@ static bool finish(struct diskio *io, struct diskio_req *r, int res)
     r->result = 0;
     if ((uint64_t)res >= r->len && !r->through)
         return true;
-    uint64_t did = (uint64_t)res < r->len ? (uint64_t)res & ~(uint64_t)(DISK_SECTOR - 1) : r->len;
-    r->off += did;
-    r->len -= did;
-    while (did && did >= r->iov->iov_len) {
-        did -= r->iov->iov_len;
-        r->iov++, r->n--;
-    }
-    if (did) {
-        r->iov->iov_base = (char *)r->iov->iov_base + did;
-        r->iov->iov_len -= did;
-    }
+    advance(r, (uint64_t)res);
     submit(io, r);
     return false;
 }
@@ -236,7 +251,7 @@ static void run_list(struct pool_job *j)
     struct diskio *io = r->io;
     for (; r; r = next) {
         next = r->next;
-        if (diskio_try(io, r)) {
+        if (try_now(io, r)) {
             r->next = done;
             done = r;
         } else {

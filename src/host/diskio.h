@@ -53,8 +53,8 @@ void diskio_free(struct diskio *io);              /* nothing is in flight; NULL 
 const char *diskio_name(const struct diskio *io); /* "io_uring", if only for reads, or "threads" */
 
 /*
- * Does r at once if that takes neither waiting nor long: true, and r->result is set; done is not called. False: nothing
- * has happened. Any thread, a vCPU's too.
+ * Does r at once if that takes neither waiting nor long: true, and r->result is set; done is not called. False: it is
+ * to be begun (r says no more than what is left of it). Any thread, a vCPU's too.
  */
 bool diskio_try(struct diskio *io, struct diskio_req *r);
 /*
