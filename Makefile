@@ -30,9 +30,9 @@ CFLAGS_tsan := -O1 -g -fsanitize=thread -DGAZDA_DEBUG
 ifeq ($(CFLAGS_$(MODE)),)
 $(error MODE is rel, dbg, asan, ubsan or tsan, not "$(MODE)")
 endif
-CFLAGS := -std=gnu17 -D_GNU_SOURCE -DGAZDA_VERSION='"$(VERSION)"' -Isrc $(WARN) $(CFLAGS_$(MODE)) \
+CFLAGS := -std=gnu17 -D_GNU_SOURCE -DGAZDA_VERSION='"$(VERSION)"' -Isrc -isystem /usr/include/libxml2 $(WARN) $(CFLAGS_$(MODE)) \
 	-fno-strict-aliasing -pthread
-LDLIBS := -lZydis -luv -ljansson -lslirp -luring -lz -llzma -lzstd -llz4 -lpthread
+LDLIBS := -lZydis -luv -ljansson -lslirp -luring -lz -llzma -lzstd -llz4 -larchive -lnettle -lxml2 -lpthread
 
 SRC := $(wildcard src/*/*.c src/*/*/*.c)
 ASM := $(wildcard src/*/*.S)
@@ -158,7 +158,7 @@ install: $(BIN)
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/gazda
 	install -D -m 644 docs/gazda.1 $(SHARE)/man/man1/gazda.1
 	install -D -m 644 tools/gazda.bash $(SHARE)/bash-completion/completions/gazda
-	for f in build init; do install -D -m 755 guest/appliance/$$f $(SHARE)/gazda/guest/appliance/$$f; done
+	for f in build init pack; do install -D -m 755 guest/appliance/$$f $(SHARE)/gazda/guest/appliance/$$f; done
 	install -D -m 644 guest/appliance/modules.txt $(SHARE)/gazda/guest/appliance/modules.txt
 	for f in debget kmods mkcpio extract-vmlinux; do install -D -m 755 tools/$$f $(SHARE)/gazda/tools/$$f; done
 

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli/appliance.h"
 #include "cli/cli.h"
 
 /* DIR/REL, malloc'ed, if it can be executed; else NULL. */
@@ -24,28 +25,31 @@ static char *executable(const char *dir, const char *rel)
     return NULL;
 }
 
-/* The script of a checkout (out/gazda or out/MODE/gazda), of an installation (PREFIX/bin), or below $GAZDA_SHARE. */
-static char *find_script(struct err *e)
+/* Of a checkout (out/gazda or out/MODE/gazda), of an installation (PREFIX/bin), or below $GAZDA_SHARE. */
+char *work_script(const char *rel, struct err *e)
 {
-    static const char *const rel[] = { "../guest/appliance/build", "../../guest/appliance/build",
-                                       "../share/gazda/guest/appliance/build" };
+    static const char *const tops[] = { "..", "../..", "../share/gazda" };
     const char *share = getenv("GAZDA_SHARE");
     char *script = NULL;
     if (share) {
-        script = executable(share, "guest/appliance/build");
+        script = executable(share, rel);
         if (!script)
-            err_set(e, ENOENT, "GAZDA_SHARE: %.300s has no guest/appliance/build", share);
+            err_set(e, ENOENT, "GAZDA_SHARE: %.300s has no %s", share, rel);
         return script;
     }
-    char *exe = realpath("/proc/self/exe", NULL);
+    char *exe = realpath("/proc/self/exe", NULL), *dir;
     if (exe) {
         *strrchr(exe, '/') = '\0';
-        for (size_t i = 0; i < ARRAY_LEN(rel) && !script; i++)
-            script = executable(exe, rel[i]);
+        for (size_t i = 0; i < ARRAY_LEN(tops) && !script; i++) {
+            if (asprintf(&dir, "%s/%s", exe, tops[i]) < 0)
+                break;
+            script = executable(dir, rel);
+            free(dir);
+        }
         free(exe);
     }
     if (!script)
-        err_set(e, ENOENT, "the default appliance's recipe was not found; give --kernel, or set GAZDA_SHARE");
+        err_set(e, ENOENT, "%s, which comes with gazda, was not found; set GAZDA_SHARE", rel);
     return script;
 }
 
@@ -66,7 +70,7 @@ static char *read_line(FILE *f)
 int cli_appliance(char **kernel, char **initrd, struct err *e)
 {
     int fd[2], status = 0;
-    char *script = find_script(e);
+    char *script = work_script("guest/appliance/build", e);
     if (!script)
         return -ENOENT;
     pid_t pid = pipe2(fd, 0) < 0 ? -1 : fork();

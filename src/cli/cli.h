@@ -24,6 +24,7 @@ int cli_ps(int argc, char **argv);
 int cli_console(int argc, char **argv);
 int cli_stop(int argc, char **argv);
 int cli_kill(int argc, char **argv);
+int cli_appliance_command(int argc, char **argv);
 int cli_help(int argc, char **argv);
 /* Prints the help text of a subcommand; the exit status. */
 int cli_help_on(const char *command);

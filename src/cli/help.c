@@ -59,6 +59,31 @@ static const char run_help[] =
     "3 the guest crashed (triple fault, with --no-reboot); (value << 1) | 1 with --debug-exit;\n"
     "128 + N ended by signal N.\n";
 
+static const char appliance_help[] =
+    "usage: gazda appliance COMMAND ...\n"
+    "\n"
+    "Machines as files: a manifest, a kernel and disks in one archive with checksums.\n"
+    "\n"
+    "  build --packages A,B,C -o FILE   makes one of Debian packages, without root\n"
+    "        --name NAME                its name (FILE's)\n"
+    "        --description TEXT         for humans\n"
+    "        --size SIZE                of its disk (what fits)\n"
+    "        --cpus N, --mem SIZE       of its machine (1, 512M)\n"
+    "        --port [tcp:|udp:]HOST:GUEST\n"
+    "                                   a port of this host's loopback that leads to it\n"
+    "        --run COMMAND              runs at each start in place of a shell; then it powers off\n"
+    "  run NAME|FILE [OPTION]...        starts it; options as of gazda run. What runs from a FILE\n"
+    "                                   keeps nothing, what was imported keeps its disks.\n"
+    "  import FILE [--name NAME]        checks and keeps one; prints its name. Of other monitors:\n"
+    "                                   .ova, .ovf with VMDK disks (by qemu-img)\n"
+    "        --kernel FILE, --initrd FILE, --append TEXT\n"
+    "                                   what an .ova starts with (the default appliance's kernel)\n"
+    "  export NAME -o FILE              the other way round, disks as they are now\n"
+    "  list                             what is kept ($GAZDA_APPLIANCES, or\n"
+    "                                   ~/.local/share/gazda/appliances)\n"
+    "  info NAME|FILE                   its manifest\n"
+    "  delete NAME\n";
+
 static const char main_help[] = "usage: gazda COMMAND [OPTION]...\n"
                                 "\n"
                                 "gazda runs unmodified x86-64 machines on any x86-64 Linux, as an ordinary user.\n"
@@ -84,6 +109,10 @@ int cli_help(int argc, char **argv)
             fputs(cli_image_help, stdout);
             return STATUS_OK;
         }
+        if (strcmp(argv[1], "appliance") == 0) {
+            fputs(appliance_help, stdout);
+            return STATUS_OK;
+        }
         return cli_usage_error("there is no help on \"%s\"; \"gazda help\" lists the subcommands", argv[1]);
     }
     if (argc >= 2 && strcmp(argv[0], "help") == 0)
@@ -91,9 +120,7 @@ int cli_help(int argc, char **argv)
     FILE *f = argc == 0 ? stderr : stdout;
     fputs(main_help, f);
     for (const struct command *c = cli_commands; c->name; c++)
-        fprintf(f, "  gazda %-8s %s\n", c->name, c->summary);
-    fputs(
-        "  gazda --version\n\n\"gazda help run\" and \"gazda help image\" show their options; gazda(1) has the rest.\n",
-        f);
+        fprintf(f, "  gazda %-9s %s\n", c->name, c->summary);
+    fputs("  gazda --version\n\n\"gazda help COMMAND\" shows the options of one; gazda(1) has the rest.\n", f);
     return STATUS_OK;
 }

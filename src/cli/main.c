@@ -14,6 +14,7 @@ const struct command cli_commands[] = {
     { "console", "attach to the serial console of a machine", cli_console },
     { "stop", "press the power button of a machine and wait", cli_stop },
     { "kill", "end a machine at once", cli_kill },
+    { "appliance", "build, run, import and export machines as files", cli_appliance_command },
     { "help", "show help on a subcommand", cli_help },
     { NULL, NULL, NULL },
 };

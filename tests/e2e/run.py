@@ -21,6 +21,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from machine import Fail, Machine, Skip  # noqa: E402
 import registry  # noqa: E402
 import cases_9p  # noqa: E402,F401
+import cases_appliance  # noqa: E402,F401
 import cases_balloon  # noqa: E402,F401
 import cases_boot  # noqa: E402,F401
 import cases_cli  # noqa: E402,F401
