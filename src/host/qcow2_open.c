@@ -215,8 +215,6 @@ static int qcow2_open(struct disk *d, const struct disk_options *o, struct err *
     q->rc.write_evicted = true;
     d->state = q;
     d->bytes = h.size;
-    if (d->block < q->cluster && q->cluster <= 65536)
-        d->block = (uint32_t)q->cluster;
     if (o->no_repair)
         return 0; /* qcow2_check.c loads what it can */
     r = check_state(q, o, e);
