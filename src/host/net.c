@@ -100,6 +100,8 @@ static int thread_attach(struct net *n, const struct net_user *user)
     pthread_sigmask(SIG_SETMASK, &all, &old);
     int r = pthread_create(&t->thread, NULL, thread_main, t);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (r == 0)
+        pthread_setname_np(t->thread, "net");
     t->running = r == 0;
     return -r;
 }

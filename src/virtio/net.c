@@ -16,7 +16,7 @@
 #include "mem/mem.h"
 #include "virtio/net_int.h"
 
-enum { NET_QUEUE = 256, CTRL_QUEUE = 64, TX_DROPS = 64, STATUS_UP = 1, STATUS_ANNOUNCE = 2 };
+enum { NET_QUEUE = 256, CTRL_QUEUE = 64, TX_DROPS = 32, STATUS_UP = 1, STATUS_ANNOUNCE = 2 };
 
 _Static_assert(sizeof(struct net_hdr) == 12, "layout of virtio_net_hdr");
 
@@ -95,10 +95,10 @@ static size_t take_frame(struct vnet *n, struct net_hdr *h, uint8_t *buf)
 {
     struct virtio_dev *v = &n->v;
     struct virtq *q = &v->q[TXQ];
-    for (int i = 0; i < TX_DROPS && virtio_live(v) && q->ready; i++) {
+    bool more = true;
+    for (int i = 0; i < TX_DROPS && more && virtio_live(v) && q->ready; i++) {
         if (virtq_pop(q, &v->chain) != 1) {
-            if (!virtq_enable_notify(q))
-                break;
+            more = virtq_enable_notify(q);
             continue;
         }
         if (!virtio_throttle_take(&n->tx, TXQ, v->chain.out_len)) {
@@ -114,6 +114,8 @@ static size_t take_frame(struct vnet *n, struct net_hdr *h, uint8_t *buf)
             return len;
     }
     check_queue(v, TXQ);
+    if (more && virtio_live(v)) /* so many bad ones in a row: the next call goes on */
+        net_kick(n->net);
     return 0;
 }
 

@@ -193,6 +193,27 @@ def dump(b):
         raise Fail("the times are wrong")
 
 
+@case("net:limit")
+def limit(b):
+    """A limit holds: the time that it takes at least does not depend on how busy the host is."""
+    size = 3 * MIB
+    sink = Server(drain, 60 * b.scale)
+    source = Server(lambda s: s.sendall(data(size)), 60 * b.scale)
+    with b.boot("--net", "user,tx-bps=1M,rx-bps=1M", flavour="cloud-amd64") as m:
+        online(m)
+        for what, port in (("nc 10.0.2.2 %d </tmp/x", sink.port), ("nc 10.0.2.2 %d </dev/null >/tmp/x", source.port)):
+            m.ok("head -c %d /dev/zero >/tmp/x" % size)
+            begin = time.monotonic()
+            m.ok(what % port, 120)
+            # A second's worth may have been saved up.
+            seconds = time.monotonic() - begin
+            if seconds < 1.5:
+                raise Fail("%s: %d bytes in %.2f s in spite of a limit of 1 MiB/s" % (what, size, seconds))
+        m.poweroff()
+    sink.close()
+    source.close()
+
+
 @case("net:link")
 def link(b):
     """Two machines on a cable: ping, and TCP with a checksum; the one that listened restarts, then both at once."""
