@@ -7,7 +7,7 @@
 #include "base/types.h"
 
 /* Exit statuses; documented in gazda(1). */
-enum { STATUS_OK = 0, STATUS_ERROR = 1, STATUS_CRASH = 3, STATUS_SIGNAL = 128 };
+enum { STATUS_OK = 0, STATUS_ERROR = 1, STATUS_CRASH = 3, STATUS_EXEC = 125, STATUS_SIGNAL = 128 };
 
 struct command {
     const char *name;
@@ -22,6 +22,8 @@ int cli_run(int argc, char **argv);
 int cli_image(int argc, char **argv);
 int cli_ps(int argc, char **argv);
 int cli_console(int argc, char **argv);
+int cli_exec(int argc, char **argv);
+int cli_cp(int argc, char **argv);
 int cli_stop(int argc, char **argv);
 int cli_kill(int argc, char **argv);
 int cli_appliance_command(int argc, char **argv);

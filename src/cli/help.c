@@ -39,6 +39,7 @@ static const char run_help[] =
     "                         reach the guest by, FILE_PORT reaches the host\n"
     "  --balloon [SIZE][,deflate-on-oom][,stats=SECONDS][,reporting]\n"
     "                         memory that the guest shall give back to the host\n"
+    "  --no-agent             no port for the guest agent (qemu-guest-agent), by which exec and cp work\n"
     "  --engine NAME          auto, translate or interp (auto)\n"
     "  --verify               check translate against the interpreter, block by block\n"
     "  --trace FILE[,asm][,exec]\n"

@@ -18,6 +18,23 @@ static const char console_help[] =
     "Attaches this terminal to the serial console of a machine that was started with --detach (or --serial\n"
     "socket), and shows the newest 64 KiB of its output first. Ctrl-A x leaves; the machine goes on.\n";
 
+static const char exec_help[] =
+    "usage: gazda exec [-n] [--wait S] NAME [--] COMMAND [ARGUMENT]...\n"
+    "\n"
+    "Runs a command in the guest, through its agent (the package qemu-guest-agent), and ends with its exit\n"
+    "status; 125 if it could not be run. Standard input, unless it is a terminal, goes to the command (at most\n"
+    "4 MiB, read to its end first); what it writes is shown when it has ended (at most 16 MiB of each stream).\n"
+    "\n"
+    "  -n, --no-stdin   no standard input\n"
+    "  --wait S         wait up to S seconds for the agent, as after a start (0)\n";
+
+static const char cp_help[] =
+    "usage: gazda cp NAME:FILE FILE\n"
+    "       gazda cp FILE NAME:FILE\n"
+    "\n"
+    "Copies a file out of a guest or into it, through its agent. - is standard output or input.\n"
+    "A FILE of the guest that ends with a slash is a folder.\n";
+
 static const char stop_help[] = "usage: gazda stop [--timeout S] [--force] NAME\n"
                                 "\n"
                                 "Presses the machine's power button and waits until the guest has powered off.\n"
@@ -32,10 +49,8 @@ static const char kill_help[] = "usage: gazda kill NAME\n"
 static const struct {
     const char *name, *text;
 } texts[] = {
-    { "ps", ps_help },
-    { "console", console_help },
-    { "stop", stop_help },
-    { "kill", kill_help },
+    { "ps", ps_help }, { "console", console_help }, { "exec", exec_help },
+    { "cp", cp_help }, { "stop", stop_help },       { "kill", kill_help },
 };
 
 const char *cli_control_help(const char *name)

@@ -12,6 +12,8 @@ const struct command cli_commands[] = {
     { "image", "make, describe, convert, check disk images", cli_image },
     { "ps", "list the running machines", cli_ps },
     { "console", "attach to the serial console of a machine", cli_console },
+    { "exec", "run a command in a guest", cli_exec },
+    { "cp", "copy a file into a guest or out of it", cli_cp },
     { "stop", "press the power button of a machine and wait", cli_stop },
     { "kill", "end a machine at once", cli_kill },
     { "appliance", "build, run, import and export machines as files", cli_appliance_command },

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/options.h"
+#include "vm/agent.h"
 
 enum { PORT_NAME_MAX = 64 };
 
@@ -34,6 +35,8 @@ int opt_port(struct run_options *o, char *arg, struct err *e)
     for (unsigned i = 0; i < o->mc.n_ports; i++)
         if (strcmp(o->mc.port[i].name, arg) == 0)
             return err_set(e, EINVAL, "--port: there are two of the name \"%s\"", arg);
+    if (strcmp(arg, AGENT_PORT) == 0)
+        o->mc.agent = false; /* somebody else speaks to it */
     *p = (struct machine_port){ .name = arg, .spec = spec };
     o->mc.n_ports++;
     return 0;

@@ -159,6 +159,12 @@ static int set_no_reboot(struct run_options *o, char *arg, struct err *e)
     o->mc.no_reboot = true;
     return 0;
 }
+static int set_no_agent(struct run_options *o, char *arg, struct err *e)
+{
+    (void)arg, (void)e;
+    o->mc.agent = false;
+    return 0;
+}
 static int set_detach(struct run_options *o, char *arg, struct err *e)
 {
     (void)arg, (void)e;
@@ -222,6 +228,7 @@ static const struct {
     { "perf-map", false, set_perf_map },
     { "no-reboot", false, set_no_reboot },
     { "name", true, set_name },
+    { "no-agent", false, set_no_agent },
     { "detach", false, set_detach },
     { "debug-exit", false, set_debug_exit },
     { "stats", true, set_stats },

@@ -266,7 +266,8 @@ int cli_run(int argc, char **argv)
     struct run_options *o = calloc(1, sizeof(*o));
     if (!o)
         return cli_usage_error("out of memory");
-    o->mc = (struct machine_config){ .cpus = 1, .mem_bytes = 512UL << 20, .engine = cli_default_engine() };
+    o->mc =
+        (struct machine_config){ .cpus = 1, .mem_bytes = 512UL << 20, .agent = true, .engine = cli_default_engine() };
     int status = run_with_options(o, argc, argv);
     free(o);
     return status;

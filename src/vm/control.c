@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "base/jsonin.h"
-#include "base/log.h"
+#include "vm/agent.h"
 #include "vm/internal.h"
 
 enum { READ_CHUNK = 65536, ANSWER_S = 30, LINES_A_TURN = 8 };
@@ -27,8 +27,15 @@ struct client {
     size_t in_len, in_cap;
     char *out;
     size_t out_len, out_at;
-    uint64_t since; /* ns: when the answer began to wait for the client */
+    struct pending *pending; /* a request that the guest agent has */
+    uint64_t since;          /* ns: when the answer began to wait for the client */
     bool dead;
+};
+
+/* Outlives the client if it must. */
+struct pending {
+    struct client *cl; /* NULL: gone */
+    json_t *id;
 };
 
 struct control {
@@ -52,6 +59,8 @@ static void forget(struct client *cl)
         p = &(*p)->next;
     *p = cl->next;
     cl->c->n_clients--;
+    if (cl->pending)
+        cl->pending->cl = NULL;
     loop_fd_del(cl->watch);
     close(cl->fd);
     free(cl->in);
@@ -145,6 +154,60 @@ static void answer_error(struct client *cl, const json_t *id, int code, const ch
     answer(cl, id, o);
 }
 
+/* ---- the guest agent ---- */
+
+static void on_agent(void *arg, int r, json_t *ret, const char *text)
+{
+    struct pending *p = arg;
+    struct client *cl = p->cl;
+    if (cl) {
+        cl->pending = NULL;
+        if (r < 0) {
+            answer_error(cl, p->id, -r, text);
+        } else {
+            json_t *o = json_object();
+            json_object_set(o, "return", ret);
+            answer(cl, p->id, o);
+        }
+        step(cl);
+    }
+    json_decref(p->id);
+    free(p);
+}
+
+/* 0: the answer comes when the agent has given one. */
+static int ask_agent(struct client *cl, const json_t *args, json_t *id, struct err *e)
+{
+    enum { TIMEOUT_S_MAX = 86400 };
+    struct agent *a = machine_agent(cl->c->m);
+    json_t *inner = json_object_get(args, "arguments"), *timeout = json_object_get(args, "timeout_s");
+    struct agent_request q = { .command = json_string_value(json_object_get(args, "execute")), .done = on_agent };
+    json_int_t s = json_is_integer(timeout) ? json_integer_value(timeout) : AGENT_MS / 1000;
+    if (!a)
+        return err_set(e, ENOTCONN, "the machine has no port for a guest agent (--no-agent)");
+    if (!q.command || (inner && !json_is_object(inner)) || s < 1 || s > TIMEOUT_S_MAX)
+        return err_set(e, EINVAL,
+                       "arguments are {\"execute\": \"COMMAND\", \"arguments\": {...}, \"timeout_s\": 1 to %d}",
+                       TIMEOUT_S_MAX);
+    struct pending *p = calloc(1, sizeof(*p));
+    if (!p)
+        return err_set(e, ENOMEM, "out of memory");
+    *p = (struct pending){ .cl = cl, .id = json_incref(id) };
+    q.args = json_incref(inner);
+    q.timeout_ms = (unsigned)s * 1000;
+    q.arg = p;
+    int r = agent_submit(a, &q, e);
+    if (r < 0) {
+        json_decref(p->id);
+        free(p);
+        return r;
+    }
+    cl->pending = p;
+    return 0;
+}
+
+/* ---- requests ---- */
+
 static void request(struct client *cl, const char *line, size_t len)
 {
     struct err e = { 0 };
@@ -153,18 +216,21 @@ static void request(struct client *cl, const char *line, size_t len)
         answer_error(cl, NULL, EINVAL, e.text);
         return;
     }
-    const json_t *id = json_object_get(q, "id"), *args = json_object_get(q, "arguments");
+    json_t *id = json_object_get(q, "id");
+    const json_t *args = json_object_get(q, "arguments");
     const char *command = json_string_value(json_object_get(q, "command"));
     int r = 0;
     if (!command)
         r = err_set(&e, EINVAL, "a request is {\"command\": \"NAME\", \"arguments\": {...}, \"id\": ANY}");
     else if (args && !json_is_object(args))
         r = err_set(&e, EINVAL, "\"arguments\" must be an object");
+    else if (strcmp(command, "agent") == 0)
+        r = ask_agent(cl, args, id, &e);
     else
         r = control_execute(cl->c->m, command, args, &ret, &e);
     if (r < 0) {
         answer_error(cl, id, -r, e.text);
-    } else {
+    } else if (ret) {
         json_t *o = json_object();
         json_object_set_new(o, "return", ret);
         answer(cl, id, o);
@@ -235,7 +301,7 @@ static bool take_line(struct client *cl)
 
 static bool waits(const struct client *cl)
 {
-    return cl->out_len > 0;
+    return cl->out_len > 0 || cl->pending;
 }
 
 static void step(struct client *cl)
@@ -251,7 +317,7 @@ static void step(struct client *cl)
     }
     bool more = !waits(cl) && cl->in_len && memchr(cl->in, '\n', cl->in_len);
     /* Whole lines that are left are done when the socket can be written, which is at once. */
-    loop_fd_update(cl->watch, waits(cl) || more ? LOOP_OUT : LOOP_IN);
+    loop_fd_update(cl->watch, cl->out_len || more ? LOOP_OUT : cl->pending ? 0 : LOOP_IN);
 }
 
 static void on_timer(void *arg)

@@ -8,6 +8,7 @@
 #include "dev/acpi_pm.h"
 #include "virtio/transport_mmio.h"
 #include "virtio/virtio.h"
+#include "vm/agent.h"
 #include "vm/control.h"
 #include "vm/internal.h"
 
@@ -63,6 +64,8 @@ static int cmd_info(struct call *c, struct err *e)
     const char *serial = m->cfg.serial ? m->cfg.serial : "null";
     bool ours = strncmp(serial, "socket:/proc/", 13) == 0; /* the path is of no use to anybody else */
     json_object_set_new(c->ret, "serial", json_string(ours ? "socket" : serial));
+    if (m->agent)
+        json_object_set_new(c->ret, "agent", json_boolean(agent_is_open(m->agent)));
     json_object_set_new(c->ret, "devices", devices_json(m));
     json_object_set_new(c->ret, "disks", disks_json(m));
     return 0;
@@ -103,8 +106,11 @@ static int cmd_pause(struct call *c, struct err *e)
 static int cmd_resume(struct call *c, struct err *e)
 {
     (void)e;
-    if (set_user_paused(c->m, false))
-        machine_resume(c->m);
+    if (!set_user_paused(c->m, false))
+        return 0;
+    machine_resume(c->m);
+    if (c->m->agent)
+        agent_set_time(c->m->agent);
     return 0;
 }
 

@@ -65,6 +65,7 @@ struct machine {
     pthread_t control_thread;
     struct control *control;
     char control_name[80];
+    struct agent *agent; /* NULL: the machine has no port for one */
     uint64_t started_ns;
 
     struct lock lock; /* everything below */

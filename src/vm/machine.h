@@ -59,6 +59,7 @@ struct machine_config {
     const char *console; /* of a virtio console; NULL = none */
     const struct engine_ops *engine;
     struct engine_tuning tuning; /* all but .cpus */
+    bool agent;                  /* a port for the guest agent (vm/agent.h) */
     bool no_reboot;
     bool debug_exit; /* port 0xf4 */
 };
@@ -91,6 +92,10 @@ void machine_free(struct machine *m);
 void machine_quit(struct machine *m, uint32_t value);
 /* Presses the power button. False: the guest has not asked to be told, so it will do nothing. Any thread. */
 bool machine_power_button(struct machine *m);
+
+struct agent;
+/* The guest agent's port, or NULL without machine_config.agent. Any thread. */
+struct agent *machine_agent(struct machine *m);
 
 /* Counters of the whole machine as one JSON object. After machine_run, or while paused. 0 or -errno. */
 int machine_write_stats(struct machine *m, FILE *f);

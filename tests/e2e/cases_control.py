@@ -4,11 +4,12 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import time
 
-from machine import Fail, unix_connect
+from machine import Fail, Skip, unix_connect
 from registry import case
 
 
@@ -34,9 +35,9 @@ def ports(b):
                 "--console", "file:" + os.path.join(b.tmp, "hvc"), flavour="cloud-amd64") as m:
         m.shell()
         names = m.ok("cat /sys/class/virtio-ports/*/name").split()
-        if sorted(names) != ["org.example.one", "org.example.two"]:
+        if sorted(names) != ["org.example.one", "org.example.two", "org.qemu.guest_agent.0"]:
             raise Fail("the guest sees the ports %r" % names)
-        for i, n in enumerate(names):
+        for n in ("org.example.one", "org.example.two"):
             m.ok("ln -s /dev/$(grep -l %s /sys/class/virtio-ports/*/name | cut -d/ -f5) /tmp/p%d" % (n, n.endswith("two")))
         m.ok("echo to-hvc >/dev/hvc0")
         # Nobody is there yet: the guest's write waits for a peer.
@@ -241,3 +242,97 @@ def sigterm(b):
         m.shell()
         m.proc.send_signal(signal.SIGHUP)
         m.ends(128 + 1)
+
+
+# ---- the guest agent ----
+
+AGENT_PACKAGES = "qemu-guest-agent libc6 libglib2.0-0 libudev1 liburing2 libnuma1 libpcre2-8-0"
+AGENT_LIBS = ("libudev.so.1 libnuma.so.1 liburing.so.2 libglib-2.0.so.0 libgmodule-2.0.so.0 libm.so.6 libc.so.6 "
+              "libpcre2-8.so.0 ld-linux-x86-64.so.2")
+
+
+def agent_initrd(b):
+    """An initrd with Debian's qemu-ga and the libraries that it needs."""
+    debget = os.path.join(b.top, "tools", "debget")
+    r = subprocess.run([debget] + [p + ":amd64" for p in AGENT_PACKAGES.split()], stdout=subprocess.PIPE,
+                       stderr=subprocess.DEVNULL, text=True, check=False)
+    if r.returncode != 0:
+        raise Skip("the packages of qemu-guest-agent cannot be had (no network?)")
+    tree, root = os.path.join(b.tmp, "packages"), os.path.join(b.tmp, "agent")
+    libs = os.path.join(root, "lib", "x86_64-linux-gnu")
+    for d in (tree, libs, os.path.join(root, "lib64"), os.path.join(root, "sbin")):
+        os.makedirs(d)
+    for deb in r.stdout.split():
+        subprocess.run(["dpkg-deb", "-x", deb, tree], check=True)
+    shutil.copy(os.path.join(tree, "usr", "sbin", "qemu-ga"), os.path.join(root, "sbin"))
+    for lib in AGENT_LIBS.split():
+        for base, _, files in os.walk(tree):
+            if lib in files:
+                shutil.copy(os.path.join(base, lib), libs)
+                break
+        else:
+            raise Fail("no %s in %s" % (lib, AGENT_PACKAGES))
+    os.chmod(os.path.join(libs, "ld-linux-x86-64.so.2"), 0o755)
+    os.symlink("/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", os.path.join(root, "lib64", "ld-linux-x86-64.so.2"))
+    out = os.path.join(b.tmp, "agent.cpio")
+    subprocess.run([os.path.join(b.top, "tools", "mkcpio"), out, root], check=True)
+    return out
+
+
+@case("control:agent")
+def agent(b):
+    """exec and cp through the stock qemu-guest-agent; an agent that is not there, is killed, comes back."""
+    initrd = agent_initrd(b)
+    with b.boot("--initrd", initrd, "--name", "agent", flavour="cloud-amd64") as m:
+        m.shell()
+        text = gazda(b, "exec", "-n", "agent", "true", status=125)
+        if b"no guest agent" not in text:
+            raise Fail("without an agent: %r" % text)
+        m.ok("mkdir -p /var/run; (sleep 1; exec qemu-ga -p /dev/$(grep -l org.qemu.guest_agent.0 "
+             "/sys/class/virtio-ports/*/name | cut -d/ -f5) >/tmp/ga.log 2>&1) & true")
+        out = gazda(b, "exec", "-n", "--wait", "60", "agent", "--", "sh", "-c", "echo $((6 * 7)); echo oops >&2; exit 5",
+                    status=5, seconds=120)
+        if out != b"oops\n":
+            raise Fail("standard error of exec: %r" % out)
+        if gazda(b, "exec", "agent", "cat", data=b"in\x00\xff\n") != b"in\x00\xff\n":
+            raise Fail("standard input of exec does not come back")
+        gazda(b, "exec", "-n", "agent", "sh", "-c", "kill -9 $$", status=128 + 9)
+        if b"no-such-program" not in gazda(b, "exec", "-n", "agent", "no-such-program", status=125):
+            raise Fail("a program that is not there")
+        data = os.urandom(700001)
+        path = b.file("data", data)
+        os.chmod(path, 0o755)
+        gazda(b, "cp", path, "agent:/tmp/")
+        if gazda(b, "exec", "-n", "agent", "stat", "-c", "%s %a", "/tmp/data") != b"700001 755\n":
+            raise Fail("cp into the guest")
+        back = os.path.join(b.tmp, "back")
+        gazda(b, "cp", "agent:/tmp/data", back)
+        with open(back, "rb") as f:
+            if f.read() != data:
+                raise Fail("what came back differs from what was copied in")
+        if gazda(b, "cp", "agent:/etc/passwd", "-")[:4] != b"root":
+            raise Fail("cp to standard output")
+        gazda(b, "cp", "agent:/nothing", back, status=1)
+        gazda(b, "cp", os.path.join(b.tmp, "nothing"), "agent:/tmp/x", status=1)
+        with open(back, "rb") as f:
+            if f.read() != data:
+                raise Fail("a copy that failed changed the file")
+        # It is killed in the middle of something, and comes back.
+        p = subprocess.Popen([b.gazda, "exec", "-n", "agent", "sleep", "30"], stderr=subprocess.PIPE)
+        m.ok("sleep 0.5; killall -9 qemu-ga")
+        err = p.communicate(timeout=60 * b.scale)[1]
+        if p.returncode != 125 or b"agent" not in err:
+            raise Fail("a killed agent: status %d, %r" % (p.returncode, err))
+        m.ok("(exec qemu-ga -p /dev/vport*p1 >/tmp/ga.log 2>&1) & true")
+        gazda(b, "exec", "-n", "--wait", "60", "agent", "true", seconds=120)
+        m.poweroff()
+
+
+@case("control:no-agent")
+def no_agent(b):
+    with b.boot("--no-agent", "--name", "plain", flavour="cloud-amd64") as m:
+        m.shell()
+        m.ok("test ! -e /sys/class/virtio-ports || test -z \"$(ls /sys/class/virtio-ports)\"")
+        if b"--no-agent" not in gazda(b, "exec", "-n", "plain", "true", status=125):
+            raise Fail("--no-agent is not told")
+        m.poweroff()
