@@ -9,6 +9,7 @@
 #include "host/diskio.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <liburing.h>
 #include <pthread.h>
 #include <sched.h>
@@ -160,6 +161,8 @@ static void send_some(struct diskio *io, struct diskio_req **r, unsigned n)
         else
             io_uring_prep_writev(e, io->fd, r[queued]->iov, r[queued]->n, r[queued]->off);
         io_uring_sqe_set_data(e, r[queued]);
+        /* The kernel's ring orders this thread's writes before the reaper's reads; this says so in C. */
+        atomic_store_explicit(&r[queued]->sent, true, memory_order_release);
     }
     for (int tries = 0; sent < queued && tries < SUBMIT_TRIES; tries++) {
         int k = io_uring_submit(&io->ring);
@@ -207,7 +210,7 @@ static void *reap(void *arg)
             struct diskio_req *r = data;
             if (data == io) {
                 stop = true;
-            } else if (data && finish(io, r, cqe[i]->res)) {
+            } else if (data && atomic_load_explicit(&r->sent, memory_order_acquire) && finish(io, r, cqe[i]->res)) {
                 r->next = list;
                 list = r;
             }
@@ -292,6 +295,11 @@ static int start_ring(struct diskio *io)
         io_uring_queue_exit(&io->ring);
         return -ENOSYS;
     }
+    /* Where a file is O_NONBLOCK some kernels give EAGAIN back instead of waiting; disk_open needs it for opening only.
+     */
+    int flags = fcntl(io->fd, F_GETFL);
+    if (flags >= 0)
+        fcntl(io->fd, F_SETFL, flags & ~O_NONBLOCK);
     lock_init(&io->sq, LOCK_CHARDEV);
     sigfillset(&all);
     sigdelset(&all, SIGSEGV); /* guest memory may fault, as for the pool's workers */

@@ -32,6 +32,7 @@ struct diskio_req {
     uint64_t off, len;                   /* bytes, multiples of DISK_SECTOR */
     int (*work)(struct diskio_req *req); /* WORK: what to do, on a worker, blocking: 0 or -errno */
     int result;                          /* 0 or -errno */
+    _Atomic bool sent;                   /* diskio's */
 };
 
 /*

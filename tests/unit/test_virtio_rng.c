@@ -8,9 +8,8 @@
 #include <errno.h>
 
 #include "base/log.h"
-#include "fake_env.h"
 #include "host/limiter.h"
-#include "virtio_driver.h"
+#include "virtio_time.h"
 
 static int setup(void **st)
 {
@@ -114,11 +113,9 @@ static void test_limit(void **st)
     for (int i = 1; i < 4; i++) {
         assert_int_equal(drv_used(d, 0, &len), -1);
         assert_int_equal(f.n, 1);
-        fake_advance(&f, i == 1 ? 279000000 : 639000000);
-        drv_quiet(d);
+        virtio_time_pass(d, &f, i == 1 ? 279000000 : 639000000);
         assert_int_equal(drv_used(d, 0, &len), -1);
-        fake_advance(&f, 1000000);
-        drv_quiet(d);
+        virtio_time_pass(d, &f, 1000000);
         assert_int_equal(drv_used(d, 0, &len), 0);
         assert_int_equal(len, 64);
     }
