@@ -192,6 +192,13 @@ static void compare_all(struct run *t, struct disk *d)
             fail_msg("sector at %#lx differs", i);
 }
 
+/* The newest snapshot still holds what the disk held then, whatever was written since. */
+static void check_snapshot(struct run *t)
+{
+    sh("qemu-img convert -f qcow2 -O raw -l snapshot.name=s%u %s %s/then", t->snapshots, t->img, t->dir);
+    sh("cmp %s/s%u %s/then", t->dir, t->snapshots, t->dir);
+}
+
 static void make_image(struct run *t)
 {
     const struct shape *s = t->s;
@@ -265,15 +272,20 @@ static void test_shape(const struct shape *s, uint64_t seed, unsigned rounds)
         check_ours(&t);
         if (s->refcount_bits > 1 && rnd(&t) % 2) {
             sh("qemu-img snapshot -c s%u %s", ++t.snapshots, t.img);
+            sh("cp %s/model %s/s%u", t.dir, t.dir, t.snapshots);
             continue;
         }
         their_turn(&t);
         check_ours(&t);
+        if (t.snapshots)
+            check_snapshot(&t);
         if (t.snapshots && rnd(&t) % 2) {
             sh("qemu-img snapshot -d s%u %s", t.snapshots--, t.img);
             check_ours(&t);
         }
     }
+    if (t.snapshots)
+        check_snapshot(&t);
     struct disk *d = opened(&t, true);
     compare_all(&t, d);
     disk_close(d);
