@@ -15,7 +15,7 @@ struct q_entry {
     uint64_t off; /* in the file */
     struct q_entry *hash, *next, *prev;
     bool dirty;
-    uint8_t data[];
+    _Alignas(8) uint8_t data[]; /* entries of up to 8 bytes */
 };
 
 struct q_cache {

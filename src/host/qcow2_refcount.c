@@ -40,7 +40,7 @@ uint64_t q_counter_get(const uint8_t *p, uint64_t i, unsigned order)
         memcpy(&l, p + 8 * i, 8);
         return be64toh(l);
     default:
-        return p[i >> (3 - order)] >> ((i & ((8U >> order) - 1)) << order) & ((1U << (1U << order)) - 1);
+        return (unsigned)p[i >> (3 - order)] >> ((i & ((8U >> order) - 1)) << order) & ((1U << (1U << order)) - 1);
     }
 }
 
