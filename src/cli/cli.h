@@ -25,6 +25,7 @@ int cli_console(int argc, char **argv);
 int cli_exec(int argc, char **argv);
 int cli_cp(int argc, char **argv);
 int cli_stop(int argc, char **argv);
+int cli_balloon(int argc, char **argv);
 int cli_kill(int argc, char **argv);
 int cli_appliance_command(int argc, char **argv);
 int cli_help(int argc, char **argv);

@@ -46,11 +46,17 @@ static const char kill_help[] = "usage: gazda kill NAME\n"
                                 "\n"
                                 "Ends a machine at once, without asking its guest.\n";
 
+static const char balloon_help[] =
+    "usage: gazda balloon NAME [SIZE]\n"
+    "\n"
+    "Asks the guest of a machine that was started with --balloon for so much memory in all (0: to keep it all); it\n"
+    "takes its time. Without SIZE: prints what it has given, and its statistics if there are any, in bytes.\n";
+
 static const struct {
     const char *name, *text;
 } texts[] = {
-    { "ps", ps_help }, { "console", console_help }, { "exec", exec_help },
-    { "cp", cp_help }, { "stop", stop_help },       { "kill", kill_help },
+    { "ps", ps_help },     { "console", console_help }, { "exec", exec_help }, { "cp", cp_help },
+    { "stop", stop_help }, { "balloon", balloon_help }, { "kill", kill_help },
 };
 
 const char *cli_control_help(const char *name)

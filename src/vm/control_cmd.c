@@ -9,6 +9,7 @@
 #include "virtio/transport_mmio.h"
 #include "virtio/virtio.h"
 #include "vm/agent.h"
+#include "vm/balloon.h"
 #include "vm/control.h"
 #include "vm/internal.h"
 
@@ -134,12 +135,46 @@ static int cmd_stats(struct call *c, struct err *e)
     return 0;
 }
 
+/* A number that the arguments may have: 1, 0 = it is not there, -EINVAL. */
+static int get_int(const struct call *c, const char *key, uint64_t max, uint64_t *out, struct err *e)
+{
+    const json_t *v = json_object_get(c->args, key);
+    if (!v)
+        return 0;
+    if (!json_is_integer(v) || json_integer_value(v) < 0 || (uint64_t)json_integer_value(v) > max)
+        return err_set(e, EINVAL, "argument \"%s\" must be a number from 0 to %lu", key, max);
+    *out = (uint64_t)json_integer_value(v);
+    return 1;
+}
+
+static int cmd_balloon(struct call *c, struct err *e)
+{
+    uint64_t target, seconds;
+    int set = get_int(c, "target_bytes", INT64_MAX, &target, e);
+    int poll = set < 0 ? set : get_int(c, "statistics_s", 65535, &seconds, e);
+    if (poll < 0)
+        return poll;
+    int r = set ? machine_balloon_set(c->m, target, e) : 0;
+    if (r == 0 && poll)
+        r = machine_balloon_poll(c->m, (unsigned)seconds, e);
+    struct virtio_balloon_info info;
+    if (r == 0)
+        r = machine_balloon_get(c->m, &info, e);
+    if (r < 0)
+        return r;
+    json_t *o = machine_balloon_json(c->m);
+    json_object_update(c->ret, o);
+    json_decref(o);
+    return 0;
+}
+
 static const struct {
     const char *name;
     int (*fn)(struct call *c, struct err *e);
 } commands[] = {
-    { "info", cmd_info },   { "powerbutton", cmd_powerbutton }, { "quit", cmd_quit },
-    { "pause", cmd_pause }, { "resume", cmd_resume },           { "stats", cmd_stats },
+    { "info", cmd_info },       { "powerbutton", cmd_powerbutton }, { "quit", cmd_quit },
+    { "pause", cmd_pause },     { "resume", cmd_resume },           { "stats", cmd_stats },
+    { "balloon", cmd_balloon },
 };
 
 int control_execute(struct machine *m, const char *command, const json_t *args, json_t **ret, struct err *e)
