@@ -202,7 +202,7 @@ static inline void drv_add_packed(struct drv *d, unsigned q, uint16_t head)
             break;
     }
     d->pk[q].slots[head % DRV_QSIZE_MAX] = n;
-    atomic_thread_fence(memory_order_seq_cst);
+    full_fence();
     mem_write(d->mem, drv_desc_at(q) + 16UL * first + 8, &first_word, 8);
 }
 

@@ -302,6 +302,7 @@ static int setup(void **st)
     r->d.v = virtio_vsock_new(&r->env, r->loop, r->host, CID);
     pthread_create(&r->thread, NULL, loop_main, r->loop);
     drv_start(&r->d, VIRTIO_F_EVENT_IDX | 1);
+    settle(r); /* the loop runs: before, everything would happen on this thread */
     *st = r;
     return 0;
 }
