@@ -288,6 +288,7 @@ static void p9_free(struct virtio_dev *v)
     virtio_fini(v);
     p9_fids_clear(p);
     lock_destroy(&p->fids.lock);
+    lock_destroy(&p->lock_lock);
     free(p);
 }
 

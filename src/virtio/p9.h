@@ -70,6 +70,9 @@ struct p9 {
     struct share *share;
     char tag[VIRTIO_CONFIG_MAX];
     struct p9_fids fids;
+    struct lock lock_lock; /* the two below */
+    struct p9_locked *locked;
+    unsigned n_locked;
     _Atomic uint32_t msize;  /* 0: no version was agreed on yet */
     struct p9_req *inflight; /* v.lock */
     bool draining;           /* v.lock: a Tversion waits until it is alone */
@@ -131,5 +134,7 @@ int p9_xattrcreate(struct p9_req *r);
 int p9_xattr_end(struct p9 *p, struct p9_fid *f); /* at the clunk */
 int p9_lock(struct p9_req *r);
 int p9_getlock(struct p9_req *r);
+void p9_unlock_fid(struct p9 *p, uint32_t fid); /* ends the locks that came through it */
+void p9_unlock_all(struct p9 *p);
 
 #endif

@@ -143,6 +143,8 @@ int p9_del_fid(struct p9 *p, uint32_t num, struct p9_fid *out)
         p->fids.n--;
     }
     lock_drop(&p->fids.lock);
+    if (s && s->fid.file)
+        p9_unlock_fid(p, num);
     free(s);
     return s ? 0 : -EBADF;
 }
@@ -150,10 +152,12 @@ int p9_del_fid(struct p9 *p, uint32_t num, struct p9_fid *out)
 void p9_fids_init(struct p9 *p)
 {
     lock_init(&p->fids.lock, LOCK_CHARDEV);
+    lock_init(&p->lock_lock, LOCK_CHARDEV);
 }
 
 void p9_fids_clear(struct p9 *p)
 {
+    p9_unlock_all(p);
     for (unsigned i = 0; i < P9_BUCKETS; i++) {
         lock_take(&p->fids.lock);
         struct p9_slot *s = p->fids.bucket[i], *next;

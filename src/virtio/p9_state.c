@@ -118,7 +118,8 @@ int p9_load_fids(struct p9 *p, struct state_in *s)
     struct record *k = malloc(sizeof(*k));
     unsigned n = p->fids.n;
     int r = old && k ? 0 : -ENOMEM;
-    if (r == 0) { /* the device's lock is held and nothing is in flight: the table is ours */
+    if (r == 0) {         /* the device's lock is held and nothing is in flight: the table is ours */
+        p9_unlock_all(p); /* locks are not saved */
         memcpy(old, p->fids.bucket, sizeof(p->fids.bucket));
         memset(p->fids.bucket, 0, sizeof(p->fids.bucket));
         p->fids.n = 0;

@@ -242,6 +242,15 @@ static void emit_control(struct program *p, uint64_t *seed)
     }
 }
 
+/* The longest input that op_input takes. */
+static void emit_input(struct program *p, uint64_t *seed)
+{
+    emit(p, OP_INPUT, 2);
+    emit(p, 63, 1);
+    for (unsigned i = 0; i < 63; i++)
+        emit(p, rnd(seed), 1);
+}
+
 static void make(struct program *p, uint64_t seed)
 {
     p->n = 0;
@@ -255,6 +264,8 @@ static void make(struct program *p, uint64_t seed)
         else
             for (unsigned k = 1 + rnd(&seed) % 4; k; k--)
                 emit(p, rnd(&seed), 8);
+        if (rnd(&seed) % 8 == 0)
+            emit_input(p, &seed);
         if (rnd(&seed) % 16 == 0)
             emit(p, OP_START | rnd(&seed) << 16, 10);
     }

@@ -92,8 +92,23 @@ static void put_field(struct back *b, struct p9_out *o, char kind)
     static const uint32_t modes[] = { 0100644, 0040755, 0120777, 0010600, 0140600, 0020600, 0777, 0 };
     switch (kind) {
     case 'f':
-        p9_put32(o, draw(b, 40) ? draw(b, 6) : P9_NOFID);
+        p9_put32(o, draw(b, 40) ? draw(b, 1 + draw(b, 6)) : P9_NOFID);
         break;
+    case 'c': /* the first, which is attached, stays mostly */
+        p9_put32(o, draw(b, 30) ? 1 + draw(b, 5) : 0);
+        break;
+    case 'N':
+        p9_put32(o, draw(b, 16) ? P9_NOFID : draw(b, 6));
+        break;
+    case 'M':
+        p9_put32(o, draw(b, 16) ? 4096U << draw(b, 10) : draw(b, 5000));
+        break;
+    case 'e':
+        if (draw(b, 8)) {
+            p9_put16(o, 0);
+            break;
+        }
+        __attribute__((fallthrough));
     case 'n':
         put_name(b, o);
         break;
@@ -139,9 +154,9 @@ static size_t make(struct back *b, uint8_t *buf, size_t size)
         uint8_t type;
         const char *fields;
     } ops[] = {
-        { P9_TVERSION, "4V" },
-        { P9_TATTACH, "ffnn4" },
-        { P9_TATTACH, "ffnn4" },
+        { P9_TVERSION, "MV" },
+        { P9_TATTACH, "fNee4" },
+        { P9_TATTACH, "fNee4" },
         { P9_TWALK, "ffw" },
         { P9_TWALK, "ffw" },
         { P9_TWALK, "ffw" },
@@ -171,12 +186,12 @@ static size_t make(struct back *b, uint8_t *buf, size_t size)
         { P9_TLOCK, "f14884n" },
         { P9_TGETLOCK, "f1884n" },
         { P9_TFLUSH, "t" },
-        { P9_TCLUNK, "f" },
-        { P9_TREMOVE, "f" },
+        { P9_TCLUNK, "c" },
+        { P9_TREMOVE, "c" },
     };
     struct p9_out o = { .p = buf, .n = size };
     unsigned i = draw(b, ARRAY_LEN(ops));
-    if (i == 0 && draw(b, 8)) /* a new session only now and then */
+    if (i == 0 && draw(b, 30)) /* a new session only now and then */
         i = 3;
     p9_put32(&o, 0);
     p9_put8(&o, ops[i].type);
@@ -201,14 +216,14 @@ static void post(struct back *b, const uint8_t *msg, size_t n)
     b->slot = (b->slot + 1) % SLOTS;
 }
 
-/* A start of a session if the first byte says so, then a batch of messages that are in flight together. */
+/* A session if the driver has none, or the first byte says so; then a batch of messages that are in flight together. */
 static void p9_target_input(void *back, const uint8_t *in, size_t n)
 {
     struct back *b = back;
     uint8_t msg[1024];
     for (size_t i = 0; i < n; i++)
         b->rnd = b->rnd * 31 + in[i];
-    if (n && in[0] % 4 == 0) {
+    if (n && (drv_get(b->d, 0x70) != 15 || in[0] % 16 < 6)) {
         static const uint8_t version[] = { 21, 0, 0,   0,   100, 255, 255, 0,   0,   8,  0,
                                            8,  0, '9', 'P', '2', '0', '0', '0', '.', 'L' };
         static const uint8_t attach[] = {

@@ -454,18 +454,75 @@ static void test_xattrs(void **st)
     assert_memory_equal(c->reply + 11, "user.host", 10);
 }
 
+/* Whether somebody else of the host could lock [start, start + len) for writing. */
+static bool host_may(struct p9c *c, off_t start, off_t len)
+{
+    struct flock l = { .l_type = F_WRLCK, .l_start = start, .l_len = len };
+    int fd = open(p9c_path(c, "in/f"), O_RDWR);
+    assert_int_equal(fcntl(fd, F_OFD_GETLK, &l), 0);
+    close(fd);
+    return l.l_type == F_UNLCK;
+}
+
+enum { RD, WR, UN };
+/* The status of Tlock, or -errno. */
+static int lock_range(struct p9c *c, uint32_t fid, uint32_t process, int type, uint64_t range[2])
+{
+    int e = p9c_call(c, P9_TLOCK, "414884s", fid, type, 1U, range[0], range[1], process, "me");
+    return e < 0 ? e : c->reply[7];
+}
+#define RANGE(...) ((uint64_t[2]){ __VA_ARGS__ })
+
 static void test_locks(void **st)
 {
     struct p9c *c = *st;
     put_file(c, "in/f", "x");
     assert_int_equal(p9c_walk1(c, ROOT, 2, "f"), 0);
-    assert_int_equal(p9c_call(c, P9_TLOCK, "414884s", 2U, 1, 0U, 0UL, 0UL, 7U, "me"), -EBADF);
+    assert_int_equal(lock_range(c, 2, 7, WR, RANGE(0, 0)), -EBADF);
+    assert_int_equal(p9c_clone(c, 2, 3), 0);
     assert_int_equal(p9c_open(c, 2, O_RDWR), 0);
-    assert_int_equal(p9c_call(c, P9_TLOCK, "414884s", 2U, 1, 1U, 0UL, 0UL, 7U, "me"), 0);
-    assert_int_equal(c->reply[7], 0);
-    assert_int_equal(p9c_call(c, P9_TLOCK, "414884s", 2U, 9, 1U, 0UL, 0UL, 7U, "me"), -EINVAL);
-    assert_int_equal(p9c_call(c, P9_TGETLOCK, "41884s", 2U, 0, 0UL, 10UL, 7U, "me"), 0);
-    assert_int_equal(c->reply[7], 2); /* nobody else has one */
+    assert_int_equal(p9c_open(c, 3, O_RDWR), 0);
+    assert_int_equal(lock_range(c, 2, 7, WR, RANGE(0, 100)), 0);
+    assert_false(host_may(c, 99, 1));
+    assert_true(host_may(c, 100, 0));
+    assert_int_equal(lock_range(c, 2, 7, UN, RANGE(10, 10)), 0); /* a hole */
+    assert_true(host_may(c, 10, 10));
+    assert_false(host_may(c, 9, 1));
+    assert_false(host_may(c, 20, 1));
+    assert_int_equal(lock_range(c, 3, 7, UN, RANGE(0, 0)), 0); /* by another fid of the same process */
+    assert_true(host_may(c, 0, 0));
+    /* Two that share: it is free when both have let go. */
+    assert_int_equal(lock_range(c, 2, 7, RD, RANGE(0, 10)), 0);
+    assert_int_equal(lock_range(c, 3, 8, RD, RANGE(5, 10)), 0);
+    assert_int_equal(lock_range(c, 2, 7, UN, RANGE(0, 0)), 0);
+    assert_true(host_may(c, 0, 5));
+    assert_false(host_may(c, 5, 1));
+    assert_int_equal(p9c_clunk(c, 3), 0);
+    assert_true(host_may(c, 0, 0));
+    assert_int_equal(((struct p9 *)c->d.v)->n_locked, 0);
+    /* The host was first. */
+    int fd = open(p9c_path(c, "in/f"), O_RDWR);
+    struct flock l = { .l_type = F_WRLCK, .l_start = 100, .l_len = 10 };
+    assert_int_equal(fcntl(fd, F_OFD_SETLK, &l), 0);
+    assert_int_equal(lock_range(c, 2, 7, RD, RANGE(0, 10)), 0);
+    assert_int_equal(lock_range(c, 2, 7, WR, RANGE(5, 100)), 1);
+    assert_true(host_may(c, 10, 90)); /* half of it was given back */
+    assert_int_equal(p9c_call(c, P9_TGETLOCK, "41884s", 2U, WR, 50UL, 100UL, 7U, "me"), 0);
+    assert_int_equal(p9_get8(&c->in), WR);
+    assert_int_equal(p9_get64(&c->in), 100);
+    assert_int_equal(p9_get64(&c->in), 10);
+    assert_int_equal(p9c_call(c, P9_TGETLOCK, "41884s", 2U, WR, 0UL, 10UL, 7U, "me"), 0);
+    assert_int_equal(c->reply[7], UN); /* the guest's own do not count */
+    close(fd);
+    assert_int_equal(lock_range(c, 2, 7, WR, RANGE(5, 100)), 0);
+    assert_int_equal(lock_range(c, 2, 7, 9, RANGE(0, 0)), -EINVAL);
+    assert_int_equal(lock_range(c, 2, 7, WR, RANGE(UINT64_MAX, 1)), -EINVAL);
+    assert_int_equal(lock_range(c, 2, 7, WR, RANGE(INT64_MAX, INT64_MAX)), -EINVAL);
+    assert_int_equal(lock_range(c, 2, 7, WR, RANGE(INT64_MAX - 1, 1)), 0);
+    for (uint64_t i = 0; i < 300; i++) /* bounded */
+        assert_int_equal(lock_range(c, 2, 9, RD, RANGE(1000 + i * 2, 1)), i < 253 ? 0 : 2);
+    assert_int_equal(p9c_version(c), 0);
+    assert_true(host_may(c, 0, 0));
 }
 
 /* ---- shares of other kinds ---- */

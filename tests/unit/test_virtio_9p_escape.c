@@ -389,6 +389,7 @@ static void test_descriptors(void **st)
     /* Every way to fail gives back what it took. */
     for (unsigned max = 1; max < 8; max++) {
         c->share->fds_max = max;
+        p9c_call(c, P9_TWALK, "442sss", ROOT, 5U, 3, "d", "e", "none");
         p9c_call(c, P9_TWALK, "442ss", ROOT, 2U, 2, "d", "e");
         p9c_open(c, 2, O_RDONLY);
         p9c_clone(c, ROOT, 3);
