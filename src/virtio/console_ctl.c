@@ -59,7 +59,7 @@ static void put_news(struct console_port *p, enum console_news news)
         m.value = st.peer;
         put_message(c, &m, NULL, 0);
         break;
-    default: /* columns first, as virtio 1.2 has it; Linux before 6.15 takes them for the rows */
+    default: /* columns first, as virtio 1.2 has it; old Linux takes them for the rows */
         m.event = RESIZE;
         put_message(c, &m, c->size, sizeof(c->size));
         break;

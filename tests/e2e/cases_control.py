@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Virtio ports, and what is done to a machine from outside: by name, by signal, through the guest agent."""
+import fcntl
 import json
 import os
 import pty
 import select
 import shutil
 import signal
+import struct
 import subprocess
+import sys
+import termios
 import time
 
 from machine import Fail, Skip, unix_connect
@@ -66,6 +70,38 @@ def ports(b):
     with open(os.path.join(b.tmp, "hvc"), encoding="ascii") as f:
         if "to-hvc" not in f.read():
             raise Fail("nothing came out of hvc0")
+
+
+TERMINAL = ("import os, sys; os.setsid(); fd = os.open(sys.argv[1], os.O_RDWR); os.dup2(fd, 0); os.dup2(fd, 1); "
+            "os.execv(sys.argv[2], sys.argv[2:])")
+
+
+def set_size(fd, rows, columns):
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+@case("control:size")
+def size(b):
+    """The guest's hvc0 is as large as the terminal, and follows it."""
+    master, slave = pty.openpty()
+    set_size(master, 31, 97)
+    path = os.path.join(b.tmp, "serial")
+    with b.boot("--serial", "unix:" + path, "--console", "stdio", flavour="cloud-amd64", stdio=False,
+                prefix=[sys.executable, "-c", TERMINAL, os.ttyname(slave)]) as m:
+        s = unix_connect(path, 20 * b.scale)
+        m.use(s.fileno())
+        m.shell()
+        for rows, columns in ((31, 97), (50, 132)):
+            set_size(master, rows, columns)
+            want = "%d %d" % (rows, columns)
+            end = time.monotonic() + 20 * b.scale
+            while m.ok("stty size </dev/hvc0").strip() != want:
+                if time.monotonic() > end:
+                    raise Fail("hvc0 has the size %s" % m.ok("stty size </dev/hvc0"))
+                time.sleep(0.2)
+        m.poweroff()
+    os.close(master)
+    os.close(slave)
 
 
 # ---- machines by name ----

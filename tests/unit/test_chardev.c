@@ -310,6 +310,99 @@ static void test_unix_flow(void **st)
     rig_unpath(&r);
 }
 
+/* Several clients: each is shown what came before it, all are heard, none holds up the rest. */
+static void test_socket(void **st)
+{
+    enum { RING = 65536, MANY = 8 };
+    struct rig r;
+    char spec[128];
+    static char buf[RING], block[1000];
+    int c[MANY + 1];
+    (void)st;
+    rig_path(&r, "sock");
+    rig_open(&r, spec_of(&r, "socket", spec, sizeof(spec)));
+    assert_int_equal(chardev_write(r.ch, "early ", 6), 6);
+    int a = dial(r.path);
+    read_all(a, buf, 6);
+    assert_memory_equal(buf, "early ", 6);
+    assert_int_equal(chardev_write(r.ch, "more", 4), 4);
+    int b = dial(r.path);
+    read_all(a, buf, 4);
+    read_all(b, buf, 10);
+    assert_memory_equal(buf, "early more", 10);
+    assert_int_equal(write(a, "from a", 6), 6);
+    wait_input(r.sink, 6);
+    assert_int_equal(write(b, "from b", 6), 6);
+    wait_input(r.sink, 12);
+    assert_memory_equal(r.sink->buf, "from afrom b", 12);
+    close(b);
+    /* a reads nothing: all is taken, and the newest is what a newcomer sees. */
+    for (int i = 0; i < 2000; i++) {
+        memset(block, 'a' + i % 26, sizeof(block));
+        assert_int_equal(chardev_write(r.ch, block, sizeof(block)), sizeof(block));
+    }
+    b = dial(r.path);
+    read_all(b, buf, RING);
+    for (int i = 0; i < RING; i++)
+        assert_int_equal(buf[i], 'a' + (2000000 - RING + i) / 1000 % 26);
+    /* One that has sent all it has to say still listens. */
+    shutdown(b, SHUT_WR);
+    usleep(20000);
+    assert_int_equal(chardev_write(r.ch, "!", 1), 1);
+    read_all(b, buf, 1);
+    close(a);
+    close(b);
+    /* Places are given back, also of those that left without a word. */
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < MANY; i++) {
+            c[i] = dial(r.path);
+            read_all(c[i], buf, RING);
+        }
+        c[MANY] = dial(r.path);
+        assert_int_equal(read(c[MANY], buf, 1), 0); /* one too many */
+        for (int i = 0; i <= MANY; i++)
+            close(c[i]);
+    }
+    a = dial(r.path);
+    read_all(a, buf, RING);
+    rig_close(&r);
+    assert_int_equal(read(a, buf, 1), 0);
+    close(a);
+    assert_int_equal(access(r.path, F_OK), -1);
+    rig_unpath(&r);
+}
+
+/* Input beyond what the device takes stays with the client. */
+static void test_socket_flow(void **st)
+{
+    struct rig r;
+    char spec[128], block[1024];
+    (void)st;
+    rig_path(&r, "sock");
+    rig_open(&r, spec_of(&r, "socket", spec, sizeof(spec)));
+    lock_take(&r.sink->lock);
+    r.sink->limit = 100;
+    lock_drop(&r.sink->lock);
+    int c = dial(r.path);
+    for (size_t i = 0; i < sizeof(block); i++)
+        block[i] = (char)(i * 7);
+    for (int i = 0; i < 16; i++)
+        assert_int_equal(write(c, block, sizeof(block)), sizeof(block));
+    wait_input(r.sink, 100);
+    for (size_t lim = 200; lim < 16384 + 4000; lim += 3000) {
+        lock_take(&r.sink->lock);
+        r.sink->limit = lim;
+        chardev_rx_ready(r.ch);
+        lock_drop(&r.sink->lock);
+        wait_input(r.sink, lim < 16384 ? lim : 16384);
+    }
+    for (size_t i = 0; i < 16384; i++)
+        assert_int_equal(r.sink->buf[i], (uint8_t)(i % 1024 * 7));
+    close(c);
+    rig_close(&r);
+    rig_unpath(&r);
+}
+
 static void test_unix_names(void **st)
 {
     struct rig r, r2 = { 0 };
@@ -561,10 +654,11 @@ static void test_stdio_terminal(void **st)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_names),   cmocka_unit_test(test_null),         cmocka_unit_test(test_file),
-        cmocka_unit_test(test_fifo_stalls), cmocka_unit_test(test_unix),         cmocka_unit_test(test_unix_flow),
-        cmocka_unit_test(test_unix_names),  cmocka_unit_test(test_pty),          cmocka_unit_test(test_stdio_pipes),
-        cmocka_unit_test(test_stdio_files), cmocka_unit_test(test_stdio_closed), cmocka_unit_test(test_stdio_terminal),
+        cmocka_unit_test(test_bad_names),    cmocka_unit_test(test_null),           cmocka_unit_test(test_file),
+        cmocka_unit_test(test_fifo_stalls),  cmocka_unit_test(test_unix),           cmocka_unit_test(test_unix_flow),
+        cmocka_unit_test(test_socket),       cmocka_unit_test(test_socket_flow),    cmocka_unit_test(test_unix_names),
+        cmocka_unit_test(test_pty),          cmocka_unit_test(test_stdio_pipes),    cmocka_unit_test(test_stdio_files),
+        cmocka_unit_test(test_stdio_closed), cmocka_unit_test(test_stdio_terminal),
     };
     signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);
