@@ -150,7 +150,7 @@ static void withdraw(struct diskio *io, struct diskio_req **r, unsigned n)
 /* Gives up to REAP requests to the kernel. */
 static void send_some(struct diskio *io, struct diskio_req **r, unsigned n)
 {
-    unsigned queued = 0, sent = 0;
+    unsigned queued = 0, left;
     lock_take(&io->sq);
     for (; queued < n; queued++) {
         struct io_uring_sqe *e = io_uring_get_sqe(&io->ring);
@@ -164,16 +164,13 @@ static void send_some(struct diskio *io, struct diskio_req **r, unsigned n)
         /* The kernel's ring orders this thread's writes before the reaper's reads; this says so in C. */
         atomic_store_explicit(&r[queued]->sent, true, memory_order_release);
     }
-    for (int tries = 0; sent < queued && tries < SUBMIT_TRIES; tries++) {
-        int k = io_uring_submit(&io->ring);
-        if (k > 0)
-            sent += (unsigned)k;
-        else
+    /* What was withdrawn before may still be in front of them. */
+    for (int tries = 0; (left = io_uring_sq_ready(&io->ring)) != 0 && tries < SUBMIT_TRIES; tries++)
+        if (io_uring_submit(&io->ring) <= 0)
             sched_yield();
-    }
-    if (sent < queued)
-        withdraw(io, r + sent, queued - sent);
-    lock_drop(&io->sq);
+    left = left < queued ? left : queued;
+    withdraw(io, r + queued - left, left);
+    lock_drop(&io->sq); /* diskio_free takes it once more, so that io is still there */
     for (; queued < n; queued++)
         submit(io, r[queued]);
 }
