@@ -232,13 +232,14 @@ int virtio_balloon_set(struct virtio_dev *v, uint64_t target)
 int virtio_balloon_poll(struct virtio_dev *v, unsigned seconds)
 {
     struct balloon *b = (struct balloon *)v;
-    if (!seconds || !b->stats_seconds)
-        return -EINVAL;
     lock_take(&v->lock);
-    b->stats_seconds = seconds;
-    arm(b);
+    int r = seconds && b->stats_seconds ? 0 : -EINVAL;
+    if (r == 0) {
+        b->stats_seconds = seconds;
+        arm(b);
+    }
     lock_drop(&v->lock);
-    return 0;
+    return r;
 }
 
 void virtio_balloon_get(struct virtio_dev *v, struct virtio_balloon_info *out)
