@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The Debian system that guest/debian/build makes: where it is, and how a test boots a copy of it."""
+"""The Debian system that guest/debian/build makes: where it is, how a test boots it, and the way in by ssh."""
 import os
+import shutil
+import socket
 import subprocess
 
 from machine import Fail, Skip
@@ -24,18 +26,11 @@ def files(b):
     return paths
 
 
-def raw(b):
-    """A raw copy that the test may write to."""
-    path = os.path.join(b.tmp, "debian.raw")
-    subprocess.run(["qemu-img", "convert", "-O", "raw", files(b)["disk"], path], check=True)
-    return path
-
-
-def start(b, disk, *args):
-    """A machine that boots disk, a --disk option's value."""
+def start(b, overlay, *args, append=""):
+    """A machine on the image, whose writes go to the file overlay."""
     f = files(b)
-    return b.start("--kernel", f["kernel"], "--initrd", f["initrd"], "--append", "console=ttyS0 root=/dev/vda rw",
-                   "--disk", disk, "--mem", "1G", "--cpus", "2", *args)
+    return b.start("--kernel", f["kernel"], "--initrd", f["initrd"], "--append", "console=ttyS0 root=/dev/vda rw" + append,
+                   "--disk", "%s,format=qcow2,overlay=%s" % (f["disk"], overlay), "--mem", "1G", "--cpus", "2", *args)
 
 
 def running(m, seconds=300):
@@ -44,3 +39,33 @@ def running(m, seconds=300):
     if status != 0 or state.strip() != "running":
         units = m.run("systemctl list-units --failed --plain --no-legend --no-pager; systemctl list-jobs --no-pager")[1]
         raise Fail("the system is %s: %s" % (state.strip(), units))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Ssh:
+    """root's way in, by a port of the host that leads to the guest's sshd."""
+
+    def __init__(self, b, port):
+        if not shutil.which("ssh"):
+            raise Skip("ssh is not installed")
+        self.b = b
+        # ssh takes no key that others can read, and the cache may be anybody's.
+        key = os.path.join(b.tmp, "id")
+        shutil.copyfile(files(b)["key"], key)
+        os.chmod(key, 0o600)
+        self.argv = ["ssh", "-F", "/dev/null", "-i", key, "-p", str(port), "-o", "StrictHostKeyChecking=no", "-o",
+                     "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-o",
+                     "ConnectTimeout=60", "root@127.0.0.1"]
+
+    def ok(self, command, seconds=120, stdin=None):
+        """Runs a command; its output, as bytes."""
+        r = subprocess.run(self.argv + [command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+                           input=stdin if stdin is not None else b"", timeout=seconds * self.b.scale)
+        if r.returncode != 0:
+            raise Fail("ssh %s: status %d: %s" % (command, r.returncode, (r.stdout + r.stderr)[-600:]))
+        return r.stdout
