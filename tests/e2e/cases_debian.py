@@ -112,19 +112,28 @@ def try_copies(ssh):
         raise Fail("what came out by ssh differs")
 
 
+def try_agent(b, name):
+    """gazda exec through the qemu-guest-agent that Debian starts when it sees the port."""
+    r = subprocess.run([b.gazda, "exec", "-n", "--wait", "120", name, "--", "sh", "-c", "systemctl is-active ssh; exit 7"],
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, timeout=300 * b.scale)
+    if r.returncode != 7 or r.stdout != b"active\n":
+        raise Fail("exec: status %d, %r, %r" % (r.returncode, r.stdout, r.stderr[-400:]))
+
+
 @case("debian:whole-system", seconds=2400)
 def whole_system(b):
     """systemd brings up everything over a read-only image; ssh, apt, gcc; SIGTERM is the power button; disks keep."""
     overlay, port = os.path.join(b.tmp, "overlay.qcow2"), debian.free_port()
     before = os.stat(debian.files(b)["disk"])
     ssh = debian.Ssh(b, port)
-    net = ("--net", "user,hostfwd=tcp:127.0.0.1:%d-:22" % port)
-    with debian.start(b, overlay, *net) as m:
+    name = "debian-%d" % os.getpid()
+    with debian.start(b, overlay, "--name", name, "--net", "user,hostfwd=tcp:127.0.0.1:%d-:22" % port) as m:
         m.expect("login: root", 600)
         m.shell(120)
         debian.running(m)
         if ssh.ok("hostname") != b"gazda-debian\n":
             raise Fail("ssh leads to another machine")
+        try_agent(b, name)
         try_compiler(ssh)
         try_apt(b, ssh)
         try_copies(ssh)
