@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
@@ -59,11 +60,30 @@ static int set_common(struct machine_net *n, const char *key, char *value, struc
     return 1;
 }
 
-/* KIND[=VALUE][,KEY[=VALUE]]...; the argument is cut in place, and what is the back end's is moved together in it. */
+/* The rest of the list: what is the back end's is joined again at out, in place. end: of the list's memory. */
+static int take_words(struct machine_net *n, char *list, char *out, char *end, struct err *e)
+{
+    const char *begin = n->options;
+    char *key, *value;
+    while (opt_next(&list, &key, &value)) {
+        int r = set_common(n, key, value, e);
+        if (r < 0)
+            return r;
+        if (n->dump == value && value) { /* it stays, at the end of what the list took up */
+            end -= strlen(value) + 1;
+            n->dump = strcpy(end, value);
+        } else if (r > 0) {
+            out += sprintf(out, "%s%s%s%s", out == begin ? "" : ",", key, value ? "=" : "", value ? value : "");
+        }
+    }
+    return 0;
+}
+
+/* KIND[=VALUE][,KEY[=VALUE]]... */
 int opt_net(struct run_options *o, char *arg, struct err *e)
 {
     struct machine_net *n = &o->mc.net[o->mc.n_nets];
-    char *rest = arg, *key, *value, *out;
+    char *rest = arg, *key, *value, *end = arg + strlen(arg) + 1;
     if (o->mc.n_nets == MACHINE_NETS_MAX)
         return err_set(e, EINVAL, "--net: more than %d", MACHINE_NETS_MAX);
     opt_next(&rest, &key, &value);
@@ -72,24 +92,16 @@ int opt_net(struct run_options *o, char *arg, struct err *e)
         return err_set(e, EINVAL, "--net: it must be user, tap=NAME, link=PATH or none, and options behind commas");
     /* tap=NAME and link=PATH: the value is the back end's first option. */
     n->options = value ? value : rest;
-    out = value ? value + strlen(value) : rest;
-    while (opt_next(&rest, &key, &value)) {
-        int r = set_common(n, key, value, e);
+    if (rest) {
+        char *list = strdup(rest);
+        if (!list)
+            return err_set(e, ENOMEM, "out of memory");
+        *rest = '\0';
+        int r = take_words(n, list, value ? value + strlen(value) : rest, end, e);
+        free(list);
         if (r < 0)
             return r;
-        if (r == 0)
-            continue;
-        size_t len = strlen(key) + (value ? 1 + strlen(value) : 0);
-        if (value)
-            value[-1] = '=';
-        if (out != n->options)
-            *out++ = ',';
-        memmove(out, key, len);
-        out += len;
-        *out = '\0';
     }
-    if (out && out == n->options)
-        n->options = NULL;
     o->mc.n_nets++;
     return 0;
 }

@@ -7,9 +7,12 @@
  * dropped.
  *
  * Large frames. libslirp's TCP ends at this process, so the size of its segments is nobody's business but the guest's.
- * It is told of an MTU of 64 KiB, does not look at the MSS that the guest announces when that connects, and is shown a
+ * It is told of an MTU of 16 KiB, does not look at the MSS that the guest announces when that connects, and is shown a
  * larger one when the guest answers a forwarded connection. The large segments that come are labelled with the MSS that
  * the guest had announced, or are cut here if it does not take any. What the guest sends large goes to libslirp whole.
+ * More than a quarter of the window, which libslirp does not scale, would be bad: it sends no segment that is smaller
+ * than an MSS or half of the largest window, and a guest whose window is between a quarter and that need not tell when
+ * it grows, so they would wait for a timer of 5 seconds.
  */
 #include <netinet/in.h>
 #include <slirp/libslirp.h>
@@ -21,7 +24,8 @@
 #include "host/net_offload.h"
 #include "host/net_user.h"
 
-enum { HELD_MAX = 4 << 20, TIMERS = 4, SLIRP_MTU = 65520, MSS_RAISED = 65480, MSS_LEAST = 64, MSS_SAFE = 1220 };
+enum { MSS_LARGE = 16384 };
+enum { HELD_MAX = 4 << 20, TIMERS = 4, SLIRP_MTU = MSS_LARGE + 40, MSS_LEAST = 64, MSS_SAFE = 1220 };
 enum { FLOWS = 4096, TCP_SYN = 2, OPT_END = 0, OPT_NOP = 1, OPT_MSS = 2 };
 
 struct held {
@@ -198,8 +202,8 @@ static void note_mss(struct net_user_mode *u, size_t len, const struct net_layer
         uint32_t tag = flow_tag(f, l, true);
         u->flow[tag % FLOWS].tag = tag;
         u->flow[tag % FLOWS].mss = mss;
-        f[i + 2] = MSS_RAISED >> 8;
-        f[i + 3] = MSS_RAISED & 0xff;
+        f[i + 2] = MSS_LARGE >> 8;
+        f[i + 3] = MSS_LARGE & 0xff;
         net_finish_l4(f, len, l);
         u->t.hdr = (struct net_hdr){ 0 };
         return;

@@ -85,8 +85,9 @@ def user(b):
         if sink.results != [(size, want)]:
             raise Fail("what the host received differs: %s" % sink.results)
         # In, from the host.
-        m.ok("mkdir -p /tmp/www; cp /tmp/blob /tmp/www; busybox httpd -p 8080 -h /tmp/www; (nc -l -p 8081 | sha256sum >/tmp/in) &"
-             "sleep 0.5")
+        m.ok("mkdir -p /tmp/www; cp /tmp/blob /tmp/www; busybox httpd -p 8080 -h /tmp/www; "
+             "(nc -l -p 8081 </dev/null | sha256sum >/tmp/in) & "
+             "until netstat -ltn | grep -q :8080 && netstat -ltn | grep -q :8081; do sleep 0.1; done")
         with socket.create_connection(("127.0.0.1", port), 10) as s:
             s.settimeout(60 * b.scale)
             s.sendall(b"GET /blob HTTP/1.0\r\n\r\n")
@@ -101,7 +102,7 @@ def user(b):
         with socket.create_connection(("127.0.0.1", port2), 10) as s:
             s.settimeout(60 * b.scale)
             s.sendall(blob)
-        if want not in m.ok("for i in $(seq 100); do [ -s /tmp/in ] && break; sleep 0.1; done; cat /tmp/in", 60):
+        if want not in m.ok("for i in $(seq 100); do [ -s /tmp/in ] && break; sleep 0.1; done; cat /tmp/in", 120):
             raise Fail("what came in through the forwarded port differs")
         m.poweroff()
     sink.close()
@@ -176,7 +177,7 @@ def dump(b):
     """The capture holds what was sent and received, and is whole although gazda is killed."""
     path, port = os.path.join(b.tmp, "f.pcap"), free_port(socket.SOCK_DGRAM)
     begin = time.time() - 1
-    with b.boot("--net", "user,mac=02:00:00:00:be:ef,dump=%s,hostfwd=udp::%d-:9" % (path, port),
+    with b.boot("--net", "user,dump=%s,hostfwd=udp::%d-:9,mac=02:00:00:00:be:ef,hostname=a-rather-long-name-of-a-guest" % (path, port),
                 flavour="cloud-amd64") as m:
         online(m)
         m.ok("ping -c 3 -s 100 -p 5a -W 5 10.0.2.2")
@@ -234,7 +235,7 @@ def link(b):
         with start("two") as two:
             static(two, "10.1.1.2")
             talk(one, two, 2)
-            two.ok("(nc -l -p 99 | sha256sum >/tmp/sum) & sleep 0.3")
+            two.ok("(sleep 999 | nc -l -p 99 | sha256sum >/tmp/sum) & sleep 0.3")
             one.ok("nc 10.1.1.2 99 </dev/vda", 60)
             if want not in two.ok("for i in $(seq 50); do [ -s /tmp/sum ] && break; sleep 0.1; done; cat /tmp/sum", 60):
                 raise Fail("what crossed the cable differs")
