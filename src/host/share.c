@@ -8,11 +8,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -57,6 +59,13 @@ static mode_t process_umask(void)
     return mask;
 }
 
+/* Its files are this process: what is written to /proc/PID/mem is written into the monitor. */
+static bool is_proc(int fd)
+{
+    struct statfs fs;
+    return fstatfs(fd, &fs) < 0 || fs.f_type == PROC_SUPER_MAGIC;
+}
+
 struct share *share_open(const struct share_cfg *cfg, struct err *e)
 {
     struct stat st;
@@ -76,6 +85,10 @@ struct share *share_open(const struct share_cfg *cfg, struct err *e)
     if (s->top < 0 || fstat(s->top, &st) < 0) {
         err_set(e, errno, "cannot share %s: %s%s", cfg->dir, strerror(errno),
                 errno == ENOTDIR ? "; it must be a directory" : "");
+        goto undo_share;
+    }
+    if (is_proc(s->top)) {
+        err_set(e, EINVAL, "cannot share %s: what is in /proc leads out of the guest", cfg->dir);
         goto undo_share;
     }
     s->dev = st.st_dev;
@@ -292,6 +305,8 @@ int share_reopen(struct share *s, int node, int flags)
         return -ELOOP;
     if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
         return -ENXIO;
+    if (!S_ISDIR(st.st_mode) && st.st_dev != s->dev && is_proc(node))
+        return -EACCES;
     if (S_ISDIR(st.st_mode) && writes)
         return -EISDIR;
     if (!S_ISDIR(st.st_mode) && (flags & O_DIRECTORY))

@@ -156,6 +156,32 @@ static void test_symlinks(void **st)
     check_outside(c);
 }
 
+/* With the host's root shared, /proc would lead into this very process. */
+static void test_proc(void **st)
+{
+    struct p9c *c = *st;
+    struct err e = { 0 };
+    char pid[16];
+    snprintf(pid, sizeof(pid), "%d", (int)getpid());
+    assert_null(share_open(&(struct share_cfg){ .dir = "/proc" }, &e));
+    assert_non_null(strstr(e.text, "/proc"));
+    assert_null(share_open(&(struct share_cfg){ .dir = "/proc/self/task" }, NULL));
+    ((struct p9 *)c->d.v)->share = share_open(&(struct share_cfg){ .dir = "/" }, NULL);
+    assert_int_equal(p9c_attach(c, 2), 0);
+    static const char *const files[] = { "mem", "maps", "environ" };
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_equal(p9c_call(c, P9_TWALK, "442sss", 2U, 10 + i, 3, "proc", pid, files[i]), 0);
+        assert_int_equal(p9_get16(&c->in), 3);
+        assert_int_equal(p9c_open(c, 10 + i, O_RDONLY), -EACCES);
+        assert_int_equal(p9c_open(c, 10 + i, O_RDWR), -EACCES);
+    }
+    assert_int_equal(p9c_call(c, P9_TWALK, "442ssss", 2U, 20U, 4, "proc", pid, "root", "etc"), 0);
+    assert_int_equal(p9_get16(&c->in), 3);
+    assert_int_equal(p9c_version(c), 0);
+    share_free(((struct p9 *)c->d.v)->share);
+    ((struct p9 *)c->d.v)->share = c->share;
+}
+
 /* ---- races ---- */
 
 struct swapper {
@@ -436,6 +462,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_dotdot, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bad_names, setup, teardown),
         cmocka_unit_test_setup_teardown(test_symlinks, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_proc, setup, teardown),
         cmocka_unit_test_setup_teardown(test_swap, setup, teardown),
         cmocka_unit_test_setup_teardown(test_moved, setup, teardown),
         cmocka_unit_test_setup_teardown(test_old_kernel, setup, teardown),
