@@ -261,10 +261,15 @@ static void test_hostile_entries(void **state)
     static const struct {
         const char *name;
         unsigned type;
-    } bad[] = { { "../x", AE_IFREG }, { "/tmp/x", AE_IFREG }, { "a/b", AE_IFREG },
-                { ".x", AE_IFREG },   { "k", AE_IFREG },      { "x", AE_IFREG },
-                { "k", AE_IFLNK },    { "k", AE_IFDIR },      { "k", AE_IFIFO },
-                { "k", 0 },           { "d", AE_IFLNK },      { "manifest.json", AE_IFREG } };
+        const char *says;
+    } bad[] = {
+        { "../x", AE_IFREG, "has a name" }, { "/tmp/x", AE_IFREG, "has a name" },
+        { "a/b", AE_IFREG, "has a name" },  { ".x", AE_IFREG, "has a name" },
+        { "k", AE_IFREG, "0 bytes" },       { "x", AE_IFREG, "not in the" },
+        { "k", AE_IFLNK, "regular" },       { "k", AE_IFDIR, "" },
+        { "k", AE_IFIFO, "regular" },       { "k", 0, "regular" },
+        { "d", AE_IFLNK, "regular" },       { "manifest.json", AE_IFREG, "not in" },
+    };
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         static struct appliance_manifest m;
         struct err e = { 0 };
@@ -273,8 +278,8 @@ static void test_hostile_entries(void **state)
         pack_with(p, &m, bad[i].name, bad[i].type);
         clear_dir(p);
         int r = appliance_unpack(p->file, p->fd, &m, NULL, &e);
-        if (r != -EINVAL && r != -EBADMSG)
-            fail_msg("%s (%o): %d", bad[i].name, bad[i].type, r);
+        if ((r != -EINVAL && r != -EBADMSG) || !strstr(e.text, bad[i].says))
+            fail_msg("%s (%o): %d, %s", bad[i].name, bad[i].type, r, e.text);
         assert_int_equal(clear_dir(p), 0);
     }
 }
@@ -294,6 +299,7 @@ static void test_archive_fuzz(void **state)
     uint64_t x = 1;
     assert_int_equal(appliance_pack(p->file, p->fd, make(p, &m), NULL, &e), 0);
     int fd = open(p->file, O_RDONLY);
+    struct appliance_file good_k = m.file[0];
     static uint8_t good[32768], bad[sizeof(good)];
     ssize_t len = read(fd, good, sizeof(good));
     close(fd);
@@ -306,9 +312,17 @@ static void test_archive_fuzz(void **state)
         clear_dir(p);
         put(AT_FDCWD, p->file, bad, n);
         int r = appliance_unpack(p->file, p->fd, &m, NULL, &e);
+        if (r == 0)
+            assert_int_equal(appliance_verify(p->fd, &good_k, NULL, &e), 0);
         unsigned files = clear_dir(p);
         assert_true(r == 0 ? files == 3 : files == 0);
     }
+    /* One bit of a file's data, which nothing but its checksum tells. */
+    uint8_t *data = memmem(good, (size_t)len, "foo", 3);
+    assert_non_null(data);
+    data[2] ^= 1;
+    put(AT_FDCWD, p->file, good, (size_t)len);
+    assert_int_equal(appliance_unpack(p->file, p->fd, &m, NULL, &e), -EBADMSG);
 }
 
 /* ---- OVF ---- */
