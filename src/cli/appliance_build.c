@@ -142,6 +142,10 @@ static int run_pack(struct build *b, const struct work_dir *w, struct err *e)
     argv[2] = size;
     argv[3] = (char *)b->name;
     argv[4] = (char *)b->run;
+    char *self = realpath("/proc/self/exe", NULL);
+    if (self)
+        setenv("GAZDA", self, 1);
+    free(self);
     int r = pack_argv(b, argv + 5, e);
     r = r ? r : work_run(argv, -1, "the appliance could not be built (see above)", e);
     free(argv);
