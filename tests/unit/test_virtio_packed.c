@@ -245,7 +245,7 @@ static void test_event(void **st)
         for (unsigned step = 0; step < 60; step++) {
             unsigned ahead = step % size, pos = r->seen + ahead;
             bool wrap = pos >= size ? !r->seen_wrap : r->seen_wrap;
-            put16(r, DRIVER, (uint16_t)(pos % size | wrap << 15));
+            put16(r, DRIVER, (uint16_t)(pos % size | (unsigned)wrap << 15));
             put16(r, DRIVER + 2, 2);
             for (unsigned k = 0; k <= ahead; k++) {
                 give_one(r, k);
