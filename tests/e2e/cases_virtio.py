@@ -208,8 +208,8 @@ def images(b):
             second.ends(1, 30)
             if "in use" not in second.stderr():
                 raise Fail("no clear answer: %r" % second.stderr())
-    subprocess.run([tool("qemu-img"), "create", "-q", "-f", "qcow2", path, "1M"], check=True)
+    subprocess.run([tool("qemu-img"), "create", "-q", "-f", "vmdk", path, "1M"], check=True)
     with b.boot("--disk", path, flavour="cloud-amd64") as m:
         m.ends(1, 30)
-        if "qcow2" not in m.stderr() or "convert" not in m.stderr():
+        if "VMDK" not in m.stderr() or "convert" not in m.stderr():
             raise Fail("no clear answer: %r" % m.stderr())

@@ -108,12 +108,30 @@ static bool cuts(const struct insn_case *c)
     return !c->mode32 && __builtin_cpu_is("intel") && decode(c, 0, &z) && is_string(&z) && z.address_width == 32;
 }
 
+/*
+ * REP MOVS between two names of one piece of memory: the processor looks for overlap in the addresses, and may read
+ * what it has not written yet. What comes of it differs from run to run, on the host too.
+ */
+static bool aliased(const struct insn_case *c)
+{
+    const uint64_t size = 2 * PAGE_SIZE;
+    uint64_t s = c->in.gpr[X86_RSI], d = c->in.gpr[X86_RDI];
+    ZydisDecodedInstruction z;
+
+    if (c->mode32 || !decode(c, 0, &z) || !is_string(&z) || z.opcode < 0xa4 || z.opcode > 0xa5 ||
+        !(z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)))
+        return false;
+    if (z.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS)) /* the source may be anywhere */
+        return d - INSN_HIGH < size || d - INSN_DATA < size;
+    return (s - INSN_HIGH < size && d - INSN_DATA < size) || (s - INSN_DATA < size && d - INSN_HIGH < size);
+}
+
 unsigned insn_partial(const struct insn_case *c, const struct insn_result *r)
 {
     uint64_t at = r->out.rip - c->in.rip;
     ZydisDecodedInstruction z;
 
-    unsigned upper = cuts(c) ? PARTIAL_UPPER : 0;
+    unsigned upper = (cuts(c) ? PARTIAL_UPPER : 0) | (aliased(c) ? PARTIAL_MEM : 0);
 
     if ((at && (r->vector == X86_DB || r->vector == X86_BP)) || !decode(c, at, &z))
         return upper;
@@ -129,11 +147,11 @@ static bool spared(const struct insn_case *c, uint64_t at, const struct insn_res
         return false;
     if (z.meta.category == ZYDIS_CATEGORY_X87_ALU) /* not stored, for an unmasked exception: it ends at the next one */
         return (a->out.fpu.fsw & 0x80) && a->out.rip > b->out.rip;
+    if (z.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH) /* where it goes to, segments included */
+        return a->vector == X86_XM;
     if (b->vector != X86_PF && b->vector != X86_AC)
         return false;
     switch ((int)z.mnemonic) {
-    case ZYDIS_MNEMONIC_VCVTPS2PH:
-        return a->vector == X86_XM;
     case ZYDIS_MNEMONIC_BOUND: /* the upper bound, where the lower one tells */
         return a->vector == X86_BR;
     case ZYDIS_MNEMONIC_POP: /* of a segment register: what is above the selector */
