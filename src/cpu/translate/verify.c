@@ -292,13 +292,30 @@ static bool stale(struct xlate *x, const struct tblock *b)
     return false;
 }
 
+/*
+ * The path ended before a string instruction, because there is no room for shadows of its memory (two pages of one TLB
+ * entry), and the translator, which only reads there, has done that too.
+ */
+static bool went_past_string(const struct xlate *x)
+{
+    const struct xl_verify *v = x->verify;
+    const struct vi *i = &v->b->i[v->n];
+
+    if (v->n >= v->b->n || v->end != END_PATH || i->how != VI_STRING || x->cpu->rip != v->result.rip + i->len)
+        return false;
+    for (unsigned k = 0; k < i->n; k++)
+        if (i->op[k].write)
+            return false;
+    return true;
+}
+
 /* Somebody else may be to blame. */
 static bool unsure(struct xlate *x, const uint8_t *pc)
 {
     const struct xl_verify *v = x->verify;
 
     return ver_mem_raced(&v->mem) || (x->v->tuning.cpus > 1 && v->mem.reads) || stale(x, xl_block_at(x, pc)) ||
-           ver_walk_stale(x) || ver_walk_marked(x);
+           ver_walk_stale(x) || ver_walk_marked(x) || went_past_string(x);
 }
 
 /* ---- what comes of it ---- */
