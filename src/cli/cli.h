@@ -42,6 +42,9 @@ int cli_usage_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* "512M", "6G", "131072K", plain bytes: a multiple of 4096. 0 or -EINVAL. */
 int cli_parse_size(const char *text, uint64_t *out, struct err *e);
+/* What follows a size's digits: nothing, or K, M, G, T, perhaps with iB or B; *shift: what it multiplies by, as a power
+ * of two. False: something else. */
+bool cli_size_suffix(const char *end, unsigned *shift);
 /* A decimal number in [min, max]. */
 int cli_parse_number(const char *text, unsigned min, unsigned max, unsigned *out);
 

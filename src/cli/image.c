@@ -77,19 +77,12 @@ static const struct option long_options[] = {
 
 int image_size(const char *text, uint64_t *out, struct err *e)
 {
-    static const char units[] = "KMGT";
     char *end;
     errno = 0;
     double n = strtod(text, &end);
-    unsigned shift = 0;
-    const char *u = *end ? strchr(units, *end & ~0x20) : NULL;
-    if (u) {
-        shift = 10 * (unsigned)(u - units + 1);
-        end++;
-        if (strcmp(end, "iB") == 0 || strcmp(end, "B") == 0)
-            end = strchr(end, '\0');
-    }
-    if (errno || end == text || *end || text[0] < '0' || text[0] > '9' || strpbrk(text, "xXpPnN"))
+    unsigned shift;
+    bool ok = cli_size_suffix(end, &shift);
+    if (errno || end == text || !ok || text[0] < '0' || text[0] > '9' || strpbrk(text, "xXpPnN"))
         return err_set(e, EINVAL, "\"%.100s\" is not a size: it must be a number with an optional K, M, G or T", text);
     n *= (double)(1UL << shift);
     if (n > (double)(1UL << 62))

@@ -26,21 +26,22 @@ int cli_usage_error(const char *fmt, ...)
     return cli_fail(&e);
 }
 
-int cli_parse_size(const char *text, uint64_t *out, struct err *e)
+bool cli_size_suffix(const char *end, unsigned *shift)
 {
     static const char units[] = "KMGT";
+    const char *u = *end ? strchr(units, *end & ~0x20) : NULL;
+    *shift = u ? 10 * (unsigned)(u - units + 1) : 0;
+    return !*end || (u && (!end[1] || strcmp(end + 1, "iB") == 0 || strcmp(end + 1, "B") == 0));
+}
+
+int cli_parse_size(const char *text, uint64_t *out, struct err *e)
+{
     char *end;
     errno = 0;
     unsigned long long n = strtoull(text, &end, 10);
-    unsigned shift = 0;
-    const char *u = *end ? strchr(units, *end & ~0x20) : NULL;
-    if (u) {
-        shift = 10 * (unsigned)(u - units + 1);
-        end++;
-        if (strcmp(end, "iB") == 0 || strcmp(end, "B") == 0)
-            end = strchr(end, '\0');
-    }
-    if (errno || end == text || *end || text[0] < '0' || text[0] > '9' || n > (UINT64_MAX >> shift))
+    unsigned shift;
+    bool ok = cli_size_suffix(end, &shift);
+    if (errno || end == text || !ok || text[0] < '0' || text[0] > '9' || n > (UINT64_MAX >> shift))
         return err_set(e, EINVAL, "\"%s\" is not a size: it must be a number with an optional K, M, G or T", text);
     if (!n || (n << shift) % PAGE_SIZE)
         return err_set(e, EINVAL, "size \"%s\" is not a multiple of 4096 bytes", text);

@@ -13,13 +13,13 @@
 #include <liburing.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/lock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "host/disk.h"
 
 enum {
@@ -283,8 +283,6 @@ void diskio_begin(struct diskio *io, struct diskio_req *list, bool on_worker)
 
 static int start_ring(struct diskio *io)
 {
-    sigset_t all, old;
-    pthread_attr_t a;
     int r = io->fd < 0 ? -EOPNOTSUPP : io_uring_queue_init(RING_ENTRIES, &io->ring, 0);
     if (r < 0)
         return r;
@@ -298,15 +296,7 @@ static int start_ring(struct diskio *io)
     if (flags >= 0)
         fcntl(io->fd, F_SETFL, flags & ~O_NONBLOCK);
     lock_init(&io->sq, LOCK_CHARDEV);
-    sigfillset(&all);
-    sigdelset(&all, SIGSEGV); /* guest memory may fault, as for the pool's workers */
-    sigdelset(&all, SIGBUS);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    pthread_attr_init(&a);
-    pthread_attr_setstacksize(&a, STACK);
-    r = -pthread_create(&io->reaper, &a, reap, io);
-    pthread_attr_destroy(&a);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    r = thread_start(&io->reaper, STACK, reap, io);
     if (r < 0) {
         lock_destroy(&io->sq);
         io_uring_queue_exit(&io->ring);

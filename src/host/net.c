@@ -3,12 +3,12 @@
 #include "host/net.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "host/net_thread.h"
 
 enum { TX_BATCH = 64 };
@@ -85,25 +85,16 @@ static void thread_stop(struct net_thread *t)
 static int thread_attach(struct net *n, const struct net_user *user)
 {
     struct net_thread *t = (struct net_thread *)n;
-    sigset_t all, old;
     thread_stop(t);
     if (!user)
         return 0;
     t->user = *user;
     t->stop = false;
-    sigfillset(&all);
-    sigdelset(&all, SIGSEGV);
-    sigdelset(&all, SIGBUS);
-    sigdelset(&all, SIGILL);
-    sigdelset(&all, SIGFPE);
-    sigdelset(&all, SIGABRT);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int r = pthread_create(&t->thread, NULL, thread_main, t);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    int r = thread_start(&t->thread, 0, thread_main, t);
     if (r == 0)
         pthread_setname_np(t->thread, "net");
     t->running = r == 0;
-    return -r;
+    return r;
 }
 
 static void thread_set_guest(struct net *n, unsigned offloads)

@@ -3,14 +3,14 @@
 #include "host/pool.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 
 #include "base/lock.h"
+#include "base/thread.h"
 
-enum { POOL_MAX = 64 };
+enum { POOL_MAX = 64, STACK = 256 * 1024 };
 
 struct pool {
     struct lock lock;
@@ -47,25 +47,11 @@ static void *worker(void *arg)
     return NULL;
 }
 
-/* Workers take no signals but those of their own faults: the others belong to the process's other threads. Lock held.
- */
+/* Lock held. */
 static void add_thread(struct pool *p)
 {
-    sigset_t all, old;
-    pthread_attr_t a;
-    sigfillset(&all);
-    sigdelset(&all, SIGSEGV);
-    sigdelset(&all, SIGBUS);
-    sigdelset(&all, SIGILL);
-    sigdelset(&all, SIGFPE);
-    sigdelset(&all, SIGABRT);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    pthread_attr_init(&a);
-    pthread_attr_setstacksize(&a, 256 * 1024);
-    if (pthread_create(&p->thread[p->n], &a, worker, p) == 0)
+    if (thread_start(&p->thread[p->n], STACK, worker, p) == 0)
         p->n++;
-    pthread_attr_destroy(&a);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
 struct pool *pool_new(unsigned max_threads)
