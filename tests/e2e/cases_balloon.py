@@ -36,12 +36,13 @@ def settle(m, below, seconds=60):
 
 
 def fill(m, mib, check=False):
-    """The guest uses memory, and frees it."""
+    """The guest uses memory, and frees it. Returns what was occupied before that: the guest may report what is free at once."""
     m.ok("mkdir -p /fill && mount -t tmpfs -o size=400m none /fill && %s" % WRITE % mib, 120)
     if check and m.ok("md5sum </fill/f", 120).split()[0] != hashlib.md5(b"x" * (mib * MIB)).hexdigest():
         raise Fail("the guest's memory is not what was written")
+    full = occupied(m)
     m.ok("rm /fill/f; umount /fill")
-    return occupied(m)
+    return full
 
 
 def balloon(b, *args, status=0):
