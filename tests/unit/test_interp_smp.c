@@ -10,7 +10,11 @@
 #include "engine_tests.h"
 #include "interp_machine.h"
 
+#ifdef GAZDA_DEBUG
+enum { CPUS = 4, ROUNDS = 3000, HANDOVERS = 80 };
+#else
 enum { CPUS = 4, ROUNDS = 10000, HANDOVERS = 250 };
+#endif
 
 struct smp {
     struct im *cpu[CPUS];

@@ -26,10 +26,11 @@
 #include "user_machine.h"
 
 #ifdef GAZDA_DEBUG
-enum { ROUNDS = 3000, HANDOVERS = 1000 };
+enum { ROUNDS = 3000, HANDOVERS_PART = 3 };
 #else
-enum { ROUNDS = 40000, HANDOVERS = 4000 };
+enum { ROUNDS = 12000, HANDOVERS_PART = 10 };
 #endif
+static unsigned changes = ROUNDS; /* of code; TEST_ROUNDS, a multiple of 12 */
 enum { PAGE2 = 0x1000, ALIAS = IM_DATA, ALIAS2 = IM_DATA + 0x1000, SHARED = IM_STACK + 0x8000, CPUS = 3 };
 enum { USER = UM_USER };
 
@@ -137,8 +138,8 @@ static void test_next_insn(void **state)
                                                     &imm_push, &imm_stos,  &imm_rep,  &imm_sse,     &imm_fist };
 
     for (unsigned k = 0; k < ARRAY_LEN(all); k++) {
-        go(*state, all[k], ROUNDS);
-        assert_int_equal(((struct im *)*state)->c->gpr[X86_RBX], sum_to(ROUNDS));
+        go(*state, all[k], changes);
+        assert_int_equal(((struct im *)*state)->c->gpr[X86_RBX], sum_to(changes));
     }
 }
 
@@ -164,11 +165,11 @@ static void test_opcode(void **state)
 {
     struct im *t = *state;
 
-    go(t, &opcode, ROUNDS); /* the first round subtracts */
-    assert_int_equal((int32_t)t->c->gpr[X86_RAX], -ROUNDS / 2);
-    go(t, &length, ROUNDS);
-    assert_int_equal(t->c->gpr[X86_RBX], ROUNDS / 2 * 3);
-    assert_int_equal(t->c->gpr[X86_R8], ROUNDS / 2 * 0xf8);
+    go(t, &opcode, changes); /* the first round subtracts */
+    assert_int_equal((int32_t)t->c->gpr[X86_RAX], -(int32_t)(changes / 2));
+    go(t, &length, changes);
+    assert_int_equal(t->c->gpr[X86_RBX], changes / 2 * 3);
+    assert_int_equal(t->c->gpr[X86_R8], changes / 2 * 0xf8);
 }
 
 /* Data in the line of the code changes; the code does not. */
@@ -184,9 +185,9 @@ static void test_same_line(void **state)
 {
     struct im *t = *state;
 
-    go(t, &line, ROUNDS);
-    assert_int_equal(t->c->gpr[X86_RBX], sum_to(ROUNDS));
-    assert_int_equal(t->c->gpr[X86_RAX], ROUNDS);
+    go(t, &line, changes);
+    assert_int_equal(t->c->gpr[X86_RBX], sum_to(changes));
+    assert_int_equal(t->c->gpr[X86_RAX], changes);
 }
 
 /* ---- the code itself: branches ---- */
@@ -248,21 +249,21 @@ GUEST(crossing, "jmp .Lcross\n"
 static void quarters(struct im *t)
 {
     for (unsigned r = X86_R8; r <= X86_R11; r++)
-        assert_int_equal(t->c->gpr[r], ROUNDS / 4);
+        assert_int_equal(t->c->gpr[r], changes / 4);
 }
 
 static void test_branch(void **state)
 {
     struct im *t = *state;
 
-    go(t, &jump, ROUNDS);
+    go(t, &jump, changes);
     quarters(t);
-    go(t, &condition, ROUNDS);
-    assert_int_equal(t->c->gpr[X86_R8], ROUNDS / 2);
-    assert_int_equal(t->c->gpr[X86_R9], ROUNDS / 2);
-    go(t, &call, ROUNDS);
+    go(t, &condition, changes);
+    assert_int_equal(t->c->gpr[X86_R8], changes / 2);
+    assert_int_equal(t->c->gpr[X86_R9], changes / 2);
+    go(t, &call, changes);
     quarters(t);
-    go(t, &crossing, ROUNDS);
+    go(t, &crossing, changes);
     quarters(t);
 }
 
@@ -293,8 +294,8 @@ static void test_function(void **state)
     static const struct guest_code *const all[] = { &fn_mov, &fn_alias, &fn_lock };
 
     for (unsigned k = 0; k < ARRAY_LEN(all); k++) {
-        go(*state, all[k], ROUNDS);
-        assert_int_equal(((struct im *)*state)->c->gpr[X86_RBX], sum_to(ROUNDS));
+        go(*state, all[k], changes);
+        assert_int_equal(((struct im *)*state)->c->gpr[X86_RBX], sum_to(changes));
     }
 }
 
@@ -320,8 +321,8 @@ static void test_two_views(void **state)
 {
     struct im *t = *state;
 
-    go(t, &two_views, ROUNDS);
-    assert_int_equal(t->c->gpr[X86_RBX], 2 * sum_to(ROUNDS));
+    go(t, &two_views, changes);
+    assert_int_equal(t->c->gpr[X86_RBX], 2 * sum_to(changes));
 }
 
 /* ---- page tables: the function's page is now one frame, now another ---- */
@@ -354,7 +355,7 @@ static void test_remap(void **state)
     }
     for (unsigned k = 0; k < ARRAY_LEN(all); k++) {
         load(t, all[k]);
-        start(t, IM_CODE, ROUNDS);
+        start(t, IM_CODE, changes);
         im_edit(t)->gpr[X86_RSI] = FRAMES | 3;
         t->c->gpr[X86_RDX] = IM_PT + 8 * (FN_PAGE >> 12);
         t->c->gpr[X86_R12] = FN_PAGE;
@@ -395,7 +396,7 @@ static void test_dma_between_runs(void **state)
     start(t, IM_CODE, 0);
     im_edit(t)->gpr[X86_RBX] = IM_MMIO;
     im_done(t);
-    for (uint32_t k = 1; k <= ROUNDS; k++) {
+    for (uint32_t k = 1; k <= changes; k++) {
         dma(t, IM_CODE + PAGE2 + 1, k, k % 2);
         assert_int_equal(im_run(t), EXIT_MMIO);
         if (t->c->gpr[X86_RAX] != k)
@@ -453,7 +454,7 @@ static void test_dma_running(void **state)
     im_edit(t)->gpr[X86_RBX] = SHARED;
     im_done(t);
     pthread_create(&th, NULL, run_kicked, &r);
-    for (uint32_t k = 1; k <= HANDOVERS && !r.wrong; k++) {
+    for (uint32_t k = 1; k <= changes / HANDOVERS_PART && !r.wrong; k++) {
         unsigned seen = r.kicked;
 
         dma(t, IM_CODE + PAGE2 + 1, k, k % 2);
@@ -604,7 +605,8 @@ static void test_cross(void **state)
                                                     &busy_stos, &busy_rep,    &busy_movs };
 
     for (unsigned k = 0; k < ARRAY_LEN(all); k++)
-        go_smp(*state, all[k], k < 3 ? HANDOVERS : HANDOVERS / 4); /* the busy ones take long */
+        go_smp(*state, all[k],
+               k < 3 ? changes / HANDOVERS_PART : changes / HANDOVERS_PART / 4); /* the busy ones take long */
 }
 
 /*
@@ -650,7 +652,7 @@ static void test_toggle(void **state)
 
     for (unsigned k = 0; k < 8 * ARRAY_LEN(all); k++) {
         im_put64(s->cpu[0], SHARED, 0);
-        go_smp(s, all[k % ARRAY_LEN(all)], ROUNDS / 2);
+        go_smp(s, all[k % ARRAY_LEN(all)], changes / 2);
     }
 }
 
@@ -684,9 +686,9 @@ static void test_neighbours(void **state)
     struct smp *s = *state;
 
     for (unsigned j = 0; j < ARRAY_LEN(all); j++) {
-        go_smp(s, all[j], ROUNDS);
+        go_smp(s, all[j], changes);
         for (unsigned k = 0; k < CPUS; k++)
-            assert_int_equal(s->cpu[k]->c->gpr[X86_RBX], sum_to(ROUNDS));
+            assert_int_equal(s->cpu[k]->c->gpr[X86_RBX], sum_to(changes));
     }
 }
 
@@ -703,6 +705,9 @@ static void test_neighbours(void **state)
 
 int main(void)
 {
+    const char *longer = getenv("TEST_ROUNDS");
+    if (longer)
+        changes = (unsigned)strtoul(longer, NULL, 10) / 12 * 12;
     const struct CMUnitTest tests[] = {
         TEST(test_next_insn),
         TEST(test_opcode),
