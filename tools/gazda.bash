@@ -53,7 +53,7 @@ _gazda() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
     COMPREPLY=()
     if [ "$COMP_CWORD" = 1 ]; then
-        mapfile -t COMPREPLY < <(compgen -W 'run image appliance ps console exec cp stop balloon kill help --version' -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W 'run image appliance ps console exec cp stop pause resume balloon kill help --version' -- "$cur")
         return
     fi
     if [ "${COMP_WORDS[1]}" = image ]; then
@@ -77,18 +77,19 @@ _gazda() {
     --direct) mapfile -t COMPREPLY < <(compgen -W 'auto off on' -- "$cur") ;;
     --mmu) mapfile -t COMPREPLY < <(compgen -W 'auto soft window' -- "$cur") ;;
     --log) mapfile -t COMPREPLY < <(compgen -W 'error warn info debug' -- "$cur") ;;
-    help) mapfile -t COMPREPLY < <(compgen -W 'run image ps console exec cp stop balloon kill appliance' -- "$cur") ;;
+    help) mapfile -t COMPREPLY < <(compgen -W 'run image ps console exec cp stop pause resume balloon kill appliance' -- "$cur") ;;
     appliance) mapfile -t COMPREPLY < <(compgen -W 'build run import export list info delete' -- "$cur") ;;
     --append | --cpus | --mem | --name | --gdb | --port | --timeout | --wait | --packages | --size | --description) ;;
     *)
         case ${COMP_WORDS[1]} in
         ps) mapfile -t COMPREPLY < <(compgen -W '--json --quiet --help' -- "$cur") ;;
-        console | balloon | kill) mapfile -t COMPREPLY < <(compgen -W "$(gazda ps -q 2>/dev/null)" -- "$cur") ;;
+        console | resume | balloon | kill) mapfile -t COMPREPLY < <(compgen -W "$(gazda ps -q 2>/dev/null)" -- "$cur") ;;
         exec) mapfile -t COMPREPLY < <(compgen -W "-n --wait $(gazda ps -q 2>/dev/null)" -- "$cur") ;;
         cp)
             compopt -o filenames -o nospace
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"; compgen -S : -W "$(gazda ps -q 2>/dev/null)" -- "$cur")
             ;;
+        pause) mapfile -t COMPREPLY < <(compgen -W "--freeze $(gazda ps -q 2>/dev/null)" -- "$cur") ;;
         stop) mapfile -t COMPREPLY < <(compgen -W "--timeout --force $(gazda ps -q 2>/dev/null)" -- "$cur") ;;
         appliance) _gazda_appliance ;;
         esac

@@ -25,6 +25,8 @@ int cli_console(int argc, char **argv);
 int cli_exec(int argc, char **argv);
 int cli_cp(int argc, char **argv);
 int cli_stop(int argc, char **argv);
+int cli_pause(int argc, char **argv);
+int cli_resume(int argc, char **argv);
 int cli_balloon(int argc, char **argv);
 int cli_kill(int argc, char **argv);
 int cli_appliance_command(int argc, char **argv);

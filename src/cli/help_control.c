@@ -46,6 +46,19 @@ static const char kill_help[] = "usage: gazda kill NAME\n"
                                 "\n"
                                 "Ends a machine at once, without asking its guest.\n";
 
+static const char pause_help[] =
+    "usage: gazda pause [--freeze] NAME\n"
+    "\n"
+    "Stops a machine's processors until \"gazda resume\". Its clocks and its connections to the host go on.\n"
+    "\n"
+    "  --freeze   first have the guest's agent bring its file systems to a consistent state on disk, as for a\n"
+    "             copy of its disk; resuming thaws them\n";
+
+static const char resume_help[] =
+    "usage: gazda resume NAME\n"
+    "\n"
+    "Lets a paused machine go on. If its guest agent runs, frozen file systems are thawed and the clock is set.\n";
+
 static const char balloon_help[] =
     "usage: gazda balloon NAME [SIZE]\n"
     "\n"
@@ -55,8 +68,9 @@ static const char balloon_help[] =
 static const struct {
     const char *name, *text;
 } texts[] = {
-    { "ps", ps_help },     { "console", console_help }, { "exec", exec_help }, { "cp", cp_help },
-    { "stop", stop_help }, { "balloon", balloon_help }, { "kill", kill_help },
+    { "ps", ps_help },     { "console", console_help }, { "exec", exec_help },
+    { "cp", cp_help },     { "stop", stop_help },       { "balloon", balloon_help },
+    { "kill", kill_help }, { "pause", pause_help },     { "resume", resume_help },
 };
 
 const char *cli_control_help(const char *name)

@@ -15,6 +15,8 @@ const struct command cli_commands[] = {
     { "exec", "run a command in a guest", cli_exec },
     { "cp", "copy a file into a guest or out of it", cli_cp },
     { "stop", "press the power button of a machine and wait", cli_stop },
+    { "pause", "stop a machine's processors", cli_pause },
+    { "resume", "let a paused machine go on", cli_resume },
     { "balloon", "set or show what memory a guest has given back", cli_balloon },
     { "kill", "end a machine at once", cli_kill },
     { "appliance", "build, run, import and export machines as files", cli_appliance_command },

@@ -13,6 +13,7 @@
 
 #include "base/jsonin.h"
 #include "base/lock.h"
+#include "base/log.h"
 #include "base/loop.h"
 #include "host/chardev.h"
 
@@ -527,64 +528,19 @@ int agent_submit(struct agent *a, const struct agent_request *r, struct err *e)
     return 0;
 }
 
-struct waiter {
-    struct lock lock;
-    pthread_cond_t cond;
-    bool over;
-    int r;
-    json_t *ret;
-    char text[256];
-};
-
-static void on_done(void *arg, int r, json_t *ret, const char *text)
+static void on_thaw(void *arg, int r, json_t *ret, const char *text)
 {
-    struct waiter *w = arg;
-    lock_take(&w->lock);
-    w->r = r;
-    w->ret = json_incref(ret);
-    snprintf(w->text, sizeof(w->text), "%s", text);
-    w->over = true;
-    pthread_cond_broadcast(&w->cond);
-    lock_drop(&w->lock);
+    (void)arg, (void)ret;
+    if (r < 0)
+        log_warn("the guest's file systems stay frozen: %s", text);
 }
 
-int agent_call(struct agent *a, const struct agent_request *r_in, json_t **ret, struct err *e)
+void agent_thaw(struct agent *a)
 {
-    struct waiter w = { 0 };
-    struct agent_request q = *r_in;
-    q.done = on_done;
-    q.arg = &w;
-    lock_init(&w.lock, LOCK_MACHINE);
-    pthread_cond_init(&w.cond, NULL);
-    int r = agent_submit(a, &q, e);
-    if (r == 0) {
-        lock_take(&w.lock);
-        while (!w.over)
-            lock_wait(&w.lock, &w.cond, UINT64_MAX);
-        lock_drop(&w.lock);
-        r = w.r;
-        if (r < 0)
-            err_set(e, -r, "%s", w.text);
-    }
-    pthread_cond_destroy(&w.cond);
-    lock_destroy(&w.lock);
-    if (r == 0 && ret)
-        *ret = w.ret;
-    else
-        json_decref(w.ret);
-    return r;
-}
-
-int agent_freeze(struct agent *a, struct err *e)
-{
-    const struct agent_request q = { .command = "guest-fsfreeze-freeze", .timeout_ms = 2 * AGENT_MS };
-    return agent_call(a, &q, NULL, e);
-}
-
-int agent_thaw(struct agent *a, struct err *e)
-{
-    const struct agent_request q = { .command = "guest-fsfreeze-thaw", .timeout_ms = 2 * AGENT_MS };
-    return agent_call(a, &q, NULL, e);
+    const struct agent_request q = { .command = "guest-fsfreeze-thaw", .timeout_ms = 2 * AGENT_MS, .done = on_thaw };
+    struct err e = { 0 };
+    if (agent_submit(a, &q, &e) < 0)
+        log_warn("the guest's file systems stay frozen: %s", e.text);
 }
 
 void agent_set_time(struct agent *a)

@@ -53,13 +53,9 @@ struct agent_request {
 
 /* Sends a request when its turn comes. Any thread, no lock held. 0; -errno with e set: done will not be called. */
 int agent_submit(struct agent *a, const struct agent_request *q, struct err *e);
-/* The same, and waits, without done: any thread but the control thread, a vCPU's and the loop's. *ret is the caller's;
- * may be NULL. */
-int agent_call(struct agent *a, const struct agent_request *q, json_t **ret, struct err *e);
 
-/* Makes the guest's file systems consistent on disk and stops writes to them, until thaw. As agent_call. */
-int agent_freeze(struct agent *a, struct err *e);
-int agent_thaw(struct agent *a, struct err *e);
+/* Lets the guest write to its file systems again (guest-fsfreeze-thaw); nobody waits. Any thread. */
+void agent_thaw(struct agent *a);
 /* Tells the guest the time, if its agent is there; nobody waits. Any thread. */
 void agent_set_time(struct agent *a);
 

@@ -98,7 +98,11 @@ static bool set_user_paused(struct machine *m, bool on)
 
 static int cmd_pause(struct call *c, struct err *e)
 {
-    (void)e;
+    const json_t *frozen = json_object_get(c->args, "frozen");
+    if (frozen && !json_is_boolean(frozen))
+        return err_set(e, EINVAL, "argument \"frozen\" must be true or false");
+    if (json_is_true(frozen))
+        c->m->user_frozen = true;
     if (set_user_paused(c->m, true))
         machine_pause(c->m);
     return 0;
@@ -110,6 +114,11 @@ static int cmd_resume(struct call *c, struct err *e)
     if (!set_user_paused(c->m, false))
         return 0;
     machine_resume(c->m);
+    bool thaw = c->m->user_frozen && c->m->agent;
+    c->m->user_frozen = false;
+    json_object_set_new(c->ret, "thaws", json_boolean(thaw));
+    if (thaw)
+        agent_thaw(c->m->agent); /* first: a frozen agent takes no other command */
     if (c->m->agent)
         agent_set_time(c->m->agent);
     return 0;

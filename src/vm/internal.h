@@ -75,6 +75,7 @@ struct machine {
     char event_text[200];
     unsigned pauses;
     bool user_paused; /* one of them is the control socket's */
+    bool user_frozen; /* and the guest's file systems are frozen meanwhile */
     void (*debug_fn)(void *arg, unsigned cpu, const struct vcpu_exit *x);
     void *debug_arg;
 };

@@ -209,6 +209,33 @@ def detach(b):
         kill_all(b)
 
 
+def state_of(b, name):
+    return [m for m in json.loads(gazda(b, "ps", "--json")) if m["name"] == name][0]["state"]
+
+
+@case("control:pause")
+def pause(b):
+    """A paused guest does not go on; resumed it does. Without an agent nothing can be frozen, and nothing is paused."""
+    with b.boot("--name", "still", flavour="cloud-amd64") as m:
+        m.shell()
+        if b"agent" not in gazda(b, "pause", "--freeze", "still", status=1) or state_of(b, "still") != "running":
+            raise Fail("--freeze without an agent")
+        gazda(b, "pause", "still")
+        gazda(b, "pause", "still")
+        if state_of(b, "still") != "paused":
+            raise Fail("it is %s" % state_of(b, "still"))
+        m.send("echo $((40 + 2))-alive\n")
+        time.sleep(1)
+        m.pump(0.1)
+        if "42-alive" in m.text:
+            raise Fail("a paused guest has answered")
+        gazda(b, "resume", "still")
+        m.expect("42-alive", 60)
+        gazda(b, "resume", "still")
+        gazda(b, "resume", "nobody", status=1)
+        m.poweroff()
+
+
 @case("control:start-fails")
 def start_fails(b):
     """What is wrong is told by --detach in the foreground, and leaves no machine."""

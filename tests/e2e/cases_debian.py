@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 
 import debian
 from machine import Fail, Skip
@@ -120,6 +121,23 @@ def try_agent(b, name):
         raise Fail("exec: status %d, %r, %r" % (r.returncode, r.stdout, r.stderr[-400:]))
 
 
+def try_freeze(b, name, ssh):
+    """Paused with frozen file systems nothing is written and nothing lost; afterwards the guest writes on, clock set."""
+    def gazda(*args):
+        r = subprocess.run([b.gazda] + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+                           timeout=120 * b.scale, text=True)
+        if r.returncode:
+            raise Fail("%s: status %d, %s" % (" ".join(args), r.returncode, r.stderr))
+    gazda("pause", "--freeze", name)
+    time.sleep(3)
+    gazda("resume", name)
+    gazda("exec", "-n", name, "--", "true")  # behind the clock
+    ssh.ok("echo thawed >/root/thawed && sync")
+    before, there, after = time.time(), float(ssh.ok("date +%s.%N")), time.time()
+    if not before - 1 < there < after + 1:
+        raise Fail("the guest's clock is off: %.1f, while it is %.1f here" % (there, after))
+
+
 @case("debian:whole-system", seconds=2400)
 def whole_system(b):
     """systemd brings up everything over a read-only image; ssh, apt, gcc; SIGTERM is the power button; disks keep."""
@@ -137,6 +155,7 @@ def whole_system(b):
         try_compiler(ssh)
         try_apt(b, ssh)
         try_copies(ssh)
+        try_freeze(b, name, ssh)
         ssh.ok("echo kept >/root/kept")
         m.proc.terminate()
         m.expect("Power down", 300)
