@@ -90,9 +90,20 @@ static const char main_help[] = "usage: gazda COMMAND [OPTION]...\n"
                                 "gazda runs unmodified x86-64 machines on any x86-64 Linux, as an ordinary user.\n"
                                 "\n";
 
+static const char *help_text(const char *command)
+{
+    static const struct {
+        const char *name, *text;
+    } texts[] = { { "run", run_help }, { "image", cli_image_help }, { "appliance", appliance_help } };
+    for (unsigned i = 0; i < ARRAY_LEN(texts); i++)
+        if (strcmp(texts[i].name, command) == 0)
+            return texts[i].text;
+    return cli_control_help(command);
+}
+
 int cli_help_on(const char *command)
 {
-    const char *text = strcmp(command, "run") == 0 ? run_help : cli_control_help(command);
+    const char *text = help_text(command);
     if (!text)
         return cli_usage_error("there is no help on \"%s\"; \"gazda help\" lists the subcommands", command);
     fputs(text, stdout);
@@ -101,21 +112,6 @@ int cli_help_on(const char *command)
 
 int cli_help(int argc, char **argv)
 {
-    if (argc >= 2 && strcmp(argv[0], "help") == 0) {
-        if (strcmp(argv[1], "run") == 0) {
-            fputs(run_help, stdout);
-            return STATUS_OK;
-        }
-        if (strcmp(argv[1], "image") == 0) {
-            fputs(cli_image_help, stdout);
-            return STATUS_OK;
-        }
-        if (strcmp(argv[1], "appliance") == 0) {
-            fputs(appliance_help, stdout);
-            return STATUS_OK;
-        }
-        return cli_usage_error("there is no help on \"%s\"; \"gazda help\" lists the subcommands", argv[1]);
-    }
     if (argc >= 2 && strcmp(argv[0], "help") == 0)
         return cli_help_on(argv[1]);
     FILE *f = argc == 0 ? stderr : stdout;

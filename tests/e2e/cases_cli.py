@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import time
@@ -25,7 +26,10 @@ def version(b):
 
 @case("cli:help")
 def help_(b):
-    for args in (["help"], ["help", "run"], ["run", "--help"]):
+    listed = re.findall(r"^  gazda (\w+)", call(b, "help").stdout, re.M)
+    if "run" not in listed or "stop" not in listed:
+        raise Fail("gazda help lists %r" % listed)
+    for args in [["help"]] + [a for c in listed if c != "help" for a in (["help", c], [c, "--help"])]:
         r = call(b, *args)
         if r.returncode or "usage: gazda" not in r.stdout or r.stderr:
             raise Fail("%s: status %d, %r" % (args, r.returncode, r.stderr))
