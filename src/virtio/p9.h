@@ -59,8 +59,10 @@ struct p9_fids {
     struct lock lock;
     unsigned n;
     size_t attr_bytes;
+    struct p9_slot *first, *last; /* of all, in the order in which they came */
     struct p9_slot {
-        struct p9_slot *next;
+        struct p9_slot *next; /* in its bucket */
+        struct p9_slot *after, *before;
         struct p9_fid fid;
     } * bucket[P9_BUCKETS];
 };
@@ -113,6 +115,11 @@ int p9_add_fid(struct p9 *p, struct p9_fid *f);
 /* Puts what f has in place of what its number stood for when `was` was got; else -EBUSY. References: as above. */
 int p9_set_fid(struct p9 *p, const struct p9_fid *was, struct p9_fid *f);
 int p9_del_fid(struct p9 *p, uint32_t num, struct p9_fid *out); /* its references go to out */
+/* With the table's lock. Empties the table: what was in it, by ->after; puts that back; or, without the lock, ends it.
+ */
+struct p9_slot *p9_detach_fids(struct p9 *p);
+void p9_attach_fids(struct p9 *p, struct p9_slot *list);
+void p9_free_fids(struct p9 *p, struct p9_slot *list);
 void p9_save_fids(struct p9 *p, struct state_out *s);
 int p9_load_fids(struct p9 *p, struct state_in *s);
 

@@ -70,15 +70,42 @@ void p9_put_fid(struct p9 *p, struct p9_fid *f)
 
 /* ---- the table ---- */
 
+static struct p9_slot **bucket(struct p9 *p, uint32_t num)
+{
+    return &p->fids.bucket[num * 0x9e3779b1U >> 18];
+}
+
 static struct p9_slot **find(struct p9 *p, uint32_t num)
 {
-    struct p9_slot **at = &p->fids.bucket[num * 0x9e3779b1U >> 18];
+    struct p9_slot **at = bucket(p, num);
     while (*at && (*at)->fid.num != num)
         at = &(*at)->next;
     return at;
 }
 
 _Static_assert(P9_BUCKETS == 1 << (32 - 18), "the hash has as many bits as there are buckets");
+
+/* Its number is not in the table. */
+static void insert(struct p9 *p, struct p9_slot *s)
+{
+    struct p9_slot **at = bucket(p, s->fid.num);
+    s->next = *at;
+    *at = s;
+    s->after = NULL;
+    s->before = p->fids.last;
+    *(s->before ? &s->before->after : &p->fids.first) = s;
+    p->fids.last = s;
+    p->fids.n++;
+}
+
+static void take_out(struct p9 *p, struct p9_slot **at)
+{
+    struct p9_slot *s = *at;
+    *at = s->next;
+    *(s->before ? &s->before->after : &p->fids.first) = s->after;
+    *(s->after ? &s->after->before : &p->fids.last) = s->before;
+    p->fids.n--;
+}
 
 int p9_get_fid(struct p9 *p, uint32_t num, struct p9_fid *out)
 {
@@ -104,12 +131,10 @@ int p9_add_fid(struct p9 *p, struct p9_fid *f)
     if (!s)
         return -ENOMEM;
     lock_take(&p->fids.lock);
-    struct p9_slot **at = find(p, f->num);
-    int r = f->num == P9_NOFID ? -EBADF : *at ? -EBUSY : p->fids.n >= P9_FIDS_MAX ? -EMFILE : 0;
+    int r = f->num == P9_NOFID ? -EBADF : *find(p, f->num) ? -EBUSY : p->fids.n >= P9_FIDS_MAX ? -EMFILE : 0;
     if (r == 0) {
         *s = (struct p9_slot){ .fid = *f };
-        *at = s;
-        p->fids.n++;
+        insert(p, s);
     }
     lock_drop(&p->fids.lock);
     if (r < 0)
@@ -138,9 +163,8 @@ int p9_del_fid(struct p9 *p, uint32_t num, struct p9_fid *out)
     lock_take(&p->fids.lock);
     struct p9_slot **at = find(p, num), *s = *at;
     if (s) {
-        *at = s->next;
+        take_out(p, at);
         *out = s->fid;
-        p->fids.n--;
     }
     lock_drop(&p->fids.lock);
     if (s && s->fid.file)
@@ -155,20 +179,38 @@ void p9_fids_init(struct p9 *p)
     lock_init(&p->lock_lock, LOCK_CHARDEV);
 }
 
+struct p9_slot *p9_detach_fids(struct p9 *p)
+{
+    struct p9_slot *list = p->fids.first;
+    for (const struct p9_slot *s = list; s; s = s->after)
+        *bucket(p, s->fid.num) = NULL;
+    p->fids.first = p->fids.last = NULL;
+    p->fids.n = 0;
+    return list;
+}
+
+void p9_attach_fids(struct p9 *p, struct p9_slot *list)
+{
+    for (struct p9_slot *next; list; list = next) {
+        next = list->after;
+        insert(p, list);
+    }
+}
+
+void p9_free_fids(struct p9 *p, struct p9_slot *list)
+{
+    for (struct p9_slot *next; list; list = next) {
+        next = list->after;
+        p9_put_fid(p, &list->fid);
+        free(list);
+    }
+}
+
 void p9_fids_clear(struct p9 *p)
 {
     p9_unlock_all(p);
-    for (unsigned i = 0; i < P9_BUCKETS; i++) {
-        lock_take(&p->fids.lock);
-        struct p9_slot *s = p->fids.bucket[i], *next;
-        p->fids.bucket[i] = NULL;
-        for (const struct p9_slot *k = s; k; k = k->next)
-            p->fids.n--;
-        lock_drop(&p->fids.lock);
-        for (; s; s = next) {
-            next = s->next;
-            p9_put_fid(p, &s->fid);
-            free(s);
-        }
-    }
+    lock_take(&p->fids.lock);
+    struct p9_slot *list = p9_detach_fids(p);
+    lock_drop(&p->fids.lock);
+    p9_free_fids(p, list);
 }

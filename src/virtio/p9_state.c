@@ -22,19 +22,18 @@ void p9_save_fids(struct p9 *p, struct state_out *s)
     char *path = malloc(SHARE_PATH_MAX);
     lock_take(&p->fids.lock);
     state_put_u32(s, p->fids.n);
-    for (unsigned i = 0; i < P9_BUCKETS; i++)
-        for (const struct p9_slot *k = p->fids.bucket[i]; k; k = k->next) {
-            const struct p9_fid *f = &k->fid;
-            /* An attribute that is being read or written has no path: the call fails in the guest. */
-            bool lost = !path || f->attr || f->node->fd < 0 || share_path(p->share, f->node->fd, path) < 0;
-            state_put_u32(s, f->num);
-            state_put_u32(s, f->uid);
-            state_put_u8(s, f->node->type);
-            state_put_u32(s, f->file ? (uint32_t)f->file->flags & FLAGS_AGAIN : FLAGS_CLOSED);
-            state_put_u16(s, lost ? PATH_LOST : (uint16_t)strlen(path));
-            if (!lost)
-                state_put_bytes(s, path, strlen(path));
-        }
+    for (const struct p9_slot *k = p->fids.first; k; k = k->after) {
+        const struct p9_fid *f = &k->fid;
+        /* An attribute that is being read or written has no path: the call fails in the guest. */
+        bool lost = !path || f->attr || f->node->fd < 0 || share_path(p->share, f->node->fd, path) < 0;
+        state_put_u32(s, f->num);
+        state_put_u32(s, f->uid);
+        state_put_u8(s, f->node->type);
+        state_put_u32(s, f->file ? (uint32_t)f->file->flags & FLAGS_AGAIN : FLAGS_CLOSED);
+        state_put_u16(s, lost ? PATH_LOST : (uint16_t)strlen(path));
+        if (!lost)
+            state_put_bytes(s, path, strlen(path));
+    }
     lock_drop(&p->fids.lock);
     free(path);
 }
@@ -114,31 +113,19 @@ static int load_all(struct p9 *p, struct state_in *s, struct record *k)
 
 int p9_load_fids(struct p9 *p, struct state_in *s)
 {
-    struct p9_slot **old = malloc(sizeof(p->fids.bucket));
     struct record *k = malloc(sizeof(*k));
-    unsigned n = p->fids.n;
-    int r = old && k ? 0 : -ENOMEM;
-    if (r == 0) {         /* the device's lock is held and nothing is in flight: the table is ours */
-        p9_unlock_all(p); /* locks are not saved */
-        memcpy(old, p->fids.bucket, sizeof(p->fids.bucket));
-        memset(p->fids.bucket, 0, sizeof(p->fids.bucket));
-        p->fids.n = 0;
-        r = load_all(p, s, k);
-        struct p9_slot **drop = r < 0 ? p->fids.bucket : old;
-        for (unsigned i = 0; i < P9_BUCKETS; i++) {
-            struct p9_slot *at = drop[i], *next;
-            for (; at; at = next) {
-                next = at->next;
-                p9_put_fid(p, &at->fid);
-                free(at);
-            }
-        }
-        if (r < 0) {
-            memcpy(p->fids.bucket, old, sizeof(p->fids.bucket));
-            p->fids.n = n;
-        }
+    if (!k)
+        return -ENOMEM;
+    p9_unlock_all(p); /* locks are not saved */
+    /* The device's lock is held and nothing is in flight: the table is ours. */
+    struct p9_slot *drop = p9_detach_fids(p);
+    int r = load_all(p, s, k);
+    if (r < 0) {
+        struct p9_slot *old = drop;
+        drop = p9_detach_fids(p);
+        p9_attach_fids(p, old);
     }
-    free(old);
+    p9_free_fids(p, drop);
     free(k);
     return r;
 }

@@ -726,6 +726,11 @@ static void test_state(void **st)
     assert_int_equal(p9c_write(c, 2, 4, "!", 1), 1);
     check_file(c, "in/e/f", "kept!");
     assert_int_equal(p9c_walk1(c, 3, 5, "f"), 0);
+    struct state_in cut = { .buf = out.buf, .len = out.len - 1 };
+    assert_int_equal(virtio_mmio_ops.load(c->d.v, &cut, 1), -EINVAL); /* leaves all as it was */
+    assert_int_equal(((struct p9 *)c->d.v)->fids.n, 5);
+    assert_int_equal(p9c_read(c, 2, 0, 100), 5);
+    assert_int_equal(p9c_clunk(c, 5), 0);
     assert_int_equal(p9c_call(c, P9_TGETATTR, "48", 4U, 0UL), -ESTALE);
     assert_int_equal(p9c_open(c, 4, O_RDONLY), -ESTALE);
     assert_int_equal(p9c_clunk(c, 4), 0);
