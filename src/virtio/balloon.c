@@ -70,15 +70,30 @@ static int by_number(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Sorted frames, with runs as one range each: a hole of many pages is one call. */
-static struct job *job_of_frames(struct virtio_dev *v, uint32_t *pfn, size_t n)
+/* What is RAM, sorted; how many there are. Most lists are in order already, those of a hostile driver mostly no RAM. */
+static size_t sort_frames(struct virtio_dev *v, uint32_t *pfn, size_t n)
+{
+    size_t k = 0;
+    bool sorted = true;
+    for (size_t i = 0; i < n; i++) {
+        if ((k && pfn[i] == pfn[k - 1]) || !mem_is_ram(v->mem, (gpa_t)pfn[i] << PAGE_SHIFT, PAGE_SIZE))
+            continue;
+        sorted = sorted && (!k || pfn[i] > pfn[k - 1]);
+        pfn[k++] = pfn[i];
+    }
+    if (!sorted)
+        qsort(pfn, k, sizeof(*pfn), by_number);
+    return k;
+}
+
+/* Runs of sorted frames as one range each: a hole of many pages is one call. */
+static struct job *job_of_frames(uint32_t *pfn, size_t n)
 {
     struct job *j = new_job(n);
-    qsort(pfn, n, sizeof(*pfn), by_number);
     for (size_t i = 0; j && i < n; i++) {
         gpa_t gpa = (gpa_t)pfn[i] << PAGE_SHIFT;
         struct mem_range *last = j->n ? &j->r[j->n - 1] : NULL;
-        if (!mem_is_ram(v->mem, gpa, PAGE_SIZE) || (last && gpa < last->gpa + last->len))
+        if (last && gpa < last->gpa + last->len)
             continue;
         j->bytes += PAGE_SIZE;
         if (last && last->gpa + last->len == gpa && gpa != MEM_GAP_END)
@@ -99,7 +114,7 @@ static struct job *listed(struct virtio_dev *v, unsigned q)
     if (!pfn)
         return NULL;
     n = virtq_read(&v->q[q], &v->chain, 0, pfn, n * sizeof(*pfn)) / sizeof(*pfn);
-    struct job *j = job_of_frames(v, pfn, n);
+    struct job *j = job_of_frames(pfn, sort_frames(v, pfn, n));
     free(pfn);
     return j;
 }
