@@ -3,7 +3,8 @@
  * 9p: besides what fuzz_virtio makes, its input makes messages that are right in most of their parts, on a small tree
  * with a few fids, so that the device gets deep into them. What is outside of the shared directory must stay.
  */
-#include <ftw.h>
+#include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -12,22 +13,26 @@
 #include "virtio/p9_msg.h"
 #include "virtio_targets.h"
 
-enum { AREA = DRV_DATA + 0x200000, AREA_STEP = 0x10000, SLOTS = 4 };
+enum { AREA = DRV_DATA + 0x200000, AREA_STEP = 0x10000, SLOTS = 8 };
 
 struct back {
     struct drv *d;
     struct share *share;
-    char dir[32];
     uint32_t rnd;
     unsigned slot;
     uint16_t tag;
 };
 
-static int rm(const char *path, const struct stat *st, int flag, struct FTW *ftw)
-{
-    (void)st, (void)flag, (void)ftw;
-    return remove(path);
-}
+/*
+ * From case to case: a directory with the shared one, which is new in each case, and one beside it. Their times are
+ * OLD, so that the time alone tells of what was made or removed in one of them.
+ */
+enum { OLD = 1000000 };
+static struct {
+    char dir[40];
+    int fd, outside;
+    bool there;
+} kept;
 
 static void check(bool ok, const char *what)
 {
@@ -37,22 +42,57 @@ static void check(bool ok, const char *what)
     abort();
 }
 
-static void *p9_target_open(struct drv *d, const struct virtio_env *env)
+static void make_old(int fd)
+{
+    const struct timespec t[2] = { { .tv_sec = OLD }, { .tv_sec = OLD } };
+    check(futimens(fd, t) == 0, "no time can be set");
+}
+
+static bool is_old(int fd, mode_t mode)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && st.st_mtim.tv_sec == OLD && (st.st_mode & 07777) == mode;
+}
+
+static void keep(void)
+{
+    strcpy(kept.dir, access("/dev/shm", W_OK) == 0 ? "/dev/shm/gazda-fuzz9p-XXXXXX" : "/tmp/gazda-fuzz9p-XXXXXX");
+    check(mkdtemp(kept.dir) != NULL, "no directory");
+    kept.fd = open(kept.dir, O_RDONLY | O_DIRECTORY);
+    check(kept.fd >= 0 && mkdirat(kept.fd, "outside", 0700) == 0, "no directory");
+    kept.outside = openat(kept.fd, "outside", O_RDONLY | O_DIRECTORY);
+    make_old(kept.outside);
+    kept.there = true;
+}
+
+/* All that is in the directory, and its descriptor. */
+static void empty(int fd)
+{
+    DIR *dir = fdopendir(fd);
+    check(dir != NULL, "a directory cannot be read");
+    for (struct dirent *e; (e = readdir(dir)) != NULL;) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 || unlinkat(fd, e->d_name, 0) == 0)
+            continue;
+        fchmodat(fd, e->d_name, 0700, 0);
+        empty(openat(fd, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW));
+        check(unlinkat(fd, e->d_name, AT_REMOVEDIR) == 0, "a directory cannot be removed");
+    }
+    closedir(dir);
+}
+
+static void *p9_target_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
     struct back *b = calloc(1, sizeof(*b));
     char path[64];
-    strcpy(b->dir, "/tmp/gazda-fuzz9p-XXXXXX");
-    check(mkdtemp(b->dir) != NULL, "no directory");
-    snprintf(path, sizeof(path), "%s/outside", b->dir);
-    check(mkdir(path, 0700) == 0, "no directory");
-    snprintf(path, sizeof(path), "%s/in", b->dir);
-    check(mkdir(path, 0755) == 0, "no directory");
+    (void)variant;
+    if (!kept.there)
+        keep();
+    snprintf(path, sizeof(path), "%s/in", kept.dir);
+    check(mkdirat(kept.fd, "in", 0755) == 0 && mkdirat(kept.fd, "in/a", 0755) == 0, "no directory");
+    check(symlinkat("../outside", kept.fd, "in/b") == 0, "no link");
+    make_old(kept.fd);
     b->d = d;
     b->share = share_open(&(struct share_cfg){ .dir = path, .map_root = true }, NULL);
-    snprintf(path, sizeof(path), "%s/in/a", b->dir);
-    check(mkdir(path, 0755) == 0, "no directory");
-    snprintf(path, sizeof(path), "%s/in/b", b->dir);
-    check(symlink("../outside", path) == 0, "no link");
     d->v = virtio_9p_new(env, b->share, "fuzz");
     return b;
 }
@@ -60,16 +100,24 @@ static void *p9_target_open(struct drv *d, const struct virtio_env *env)
 static void p9_target_close(void *back)
 {
     struct back *b = back;
-    char path[64];
-    struct stat st;
-    snprintf(path, sizeof(path), "%s/outside", b->dir);
-    check(stat(path, &st) == 0 && (st.st_mode & 07777) == 0700, "what is outside has changed");
-    check(rmdir(path) == 0, "something is outside");
+    check(is_old(kept.outside, 0700), "what is outside has changed");
+    check(is_old(kept.fd, 0700), "something is beside the directory");
     share_free(b->share);
-    snprintf(path, sizeof(path), "%s/in", b->dir);
-    nftw(path, rm, 64, FTW_DEPTH | FTW_PHYS);
-    check(rmdir(b->dir) == 0, "something is beside the directory");
+    fchmodat(kept.fd, "in", 0700, 0);
+    empty(openat(kept.fd, "in", O_RDONLY | O_DIRECTORY));
+    check(unlinkat(kept.fd, "in", AT_REMOVEDIR) == 0, "the directory cannot be removed");
     free(b);
+}
+
+static void p9_target_end(void)
+{
+    if (!kept.there)
+        return;
+    close(kept.outside);
+    check(unlinkat(kept.fd, "outside", AT_REMOVEDIR) == 0, "something is outside");
+    close(kept.fd);
+    check(rmdir(kept.dir) == 0, "something is beside the directory");
+    kept.there = false;
 }
 
 static uint32_t draw(struct back *b, uint32_t n)
@@ -248,5 +296,10 @@ static void p9_target_input(void *back, const uint8_t *in, size_t n)
 }
 
 const struct virtio_target virtio_target_9p = {
-    .name = "9p", .open = p9_target_open, .input = p9_target_input, .close = p9_target_close
+    .name = "9p",
+    .unordered = true,
+    .open = p9_target_open,
+    .input = p9_target_input,
+    .close = p9_target_close,
+    .end = p9_target_end,
 };

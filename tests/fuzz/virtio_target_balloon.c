@@ -24,8 +24,9 @@ static void disarm(struct timer_svc *t, struct timer *x)
     __atomic_store_n(&((struct clock *)t)->timer, NULL, __ATOMIC_SEQ_CST);
 }
 
-static void *balloon_open(struct drv *d, const struct virtio_env *env)
+static void *balloon_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
+    (void)variant;
     struct clock *k = calloc(1, sizeof(*k));
     struct virtio_env e = *env;
     *k = (struct clock){ .svc = { .now = now, .arm = arm, .disarm = disarm }, .d = d };

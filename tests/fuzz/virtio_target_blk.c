@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: MIT */
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "host/disk.h"
@@ -30,17 +33,44 @@ static void disarm(struct timer_svc *svc, struct timer *t)
     ((struct back *)svc)->armed = NULL;
 }
 
+/*
+ * The file of all disks; full of zeroes again for each. On a file system, for one in memory cannot read without waiting
+ * (RWF_NOWAIT), which is a path of its own.
+ */
+static int image_fd = -1;
+static const char *image(void)
+{
+    static char path[32];
+    char name[] = "/tmp/gazda-fuzz-XXXXXX";
+    if (image_fd < 0) {
+        image_fd = mkstemp(name);
+        unlink(name);
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", image_fd);
+    }
+    struct stat st;
+    if (image_fd < 0 || fstat(image_fd, &st) < 0)
+        abort();
+    if ((st.st_size != DISK || st.st_blocks) && (ftruncate(image_fd, 0) < 0 || ftruncate(image_fd, DISK) < 0))
+        abort();
+    return path;
+}
+static void blk_end(void)
+{
+    if (image_fd >= 0)
+        close(image_fd);
+    image_fd = -1;
+}
+
 static void *blk_open(struct drv *d, const struct virtio_env *env, bool ro, const struct virtio_blk_cfg *cfg)
 {
-    char path[] = "/tmp/gazda-fuzz-XXXXXX";
     struct back *b = calloc(1, sizeof(*b));
     struct virtio_env with_time = *env;
-    int fd = mkstemp(path);
-    if (!b || fd < 0 || ftruncate(fd, DISK) < 0)
+    if (!b)
         abort();
-    close(fd);
     b->timers = (struct timer_svc){ .now = now, .arm = arm, .disarm = disarm };
-    b->disk = disk_open(path, ro, NULL);
+    b->disk = disk_open(image(), ro, NULL);
+    if (!b->disk)
+        abort();
     with_time.timers = &b->timers;
     struct virtio_blk_cfg c = *cfg;
     c.disk = b->disk;
@@ -50,26 +80,27 @@ static void *blk_open(struct drv *d, const struct virtio_env *env, bool ro, cons
         c.io = DISKIO_THREADS;
         d->v = virtio_blk_new(&with_time, &c, NULL);
     }
-    unlink(path);
     return b;
 }
 static const struct virtio_blk_cfg threads = { .io = DISKIO_THREADS }, uring = { .io = DISKIO_URING };
 
-static void *rw_open(struct drv *d, const struct virtio_env *env)
+static void *rw_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
+    (void)variant;
     return blk_open(d, env, false, &threads);
 }
-static void *uring_open(struct drv *d, const struct virtio_env *env)
+static void *uring_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
-    static _Atomic unsigned n; /* the kernel takes a millisecond or two for a ring: not each time, but the first */
-    return blk_open(d, env, false, n++ % 16 == 0 ? &uring : &threads);
+    return blk_open(d, env, false, variant % 16 == 0 ? &uring : &threads); /* a ring takes a millisecond or two */
 }
-static void *ro_open(struct drv *d, const struct virtio_env *env)
+static void *ro_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
+    (void)variant;
     return blk_open(d, env, true, &threads);
 }
-static void *limit_open(struct drv *d, const struct virtio_env *env)
+static void *limit_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
+    (void)variant;
     static const struct limiter_cfg limit = { .bandwidth = { 8192, 4096, 1 }, .ops = { 3, 2, 1 } };
     return blk_open(d, env, false, &(struct virtio_blk_cfg){ .limit = &limit, .io = DISKIO_THREADS });
 }
@@ -86,9 +117,13 @@ static void blk_close(void *back)
     free(back);
 }
 
-const struct virtio_target virtio_target_blk = { .name = "blk", .open = rw_open, .close = blk_close };
-const struct virtio_target virtio_target_blk_ro = { .name = "blk-ro", .open = ro_open, .close = blk_close };
-const struct virtio_target virtio_target_blk_uring = { .name = "blk-uring", .open = uring_open, .close = blk_close };
+const struct virtio_target virtio_target_blk = { .name = "blk", .open = rw_open, .close = blk_close, .end = blk_end };
+const struct virtio_target virtio_target_blk_ro = {
+    .name = "blk-ro", .open = ro_open, .close = blk_close, .end = blk_end
+};
+const struct virtio_target virtio_target_blk_uring = {
+    .name = "blk-uring", .unordered = true, .open = uring_open, .close = blk_close, .end = blk_end
+};
 const struct virtio_target virtio_target_blk_limit = {
-    .name = "blk-limit", .open = limit_open, .input = limit_input, .close = blk_close
+    .name = "blk-limit", .open = limit_open, .input = limit_input, .close = blk_close, .end = blk_end
 };

@@ -51,8 +51,9 @@ static struct sink *sink_new(struct sink *next)
     return k;
 }
 
-static void *console_open(struct drv *d, const struct virtio_env *env)
+static void *console_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
+    (void)variant;
     struct sink *k = sink_new(NULL);
     const struct virtio_console_port port = { .ch = &k->ch };
     d->v = virtio_console_new(env, &port, 1);
@@ -60,8 +61,9 @@ static void *console_open(struct drv *d, const struct virtio_env *env)
 }
 
 /* Queues 2 and 3 are the control queues; port 1 is not there. */
-static void *ports_open(struct drv *d, const struct virtio_env *env)
+static void *ports_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
+    (void)variant;
     struct sink *k = sink_new(sink_new(sink_new(NULL)));
     const struct virtio_console_port port[] = {
         { .ch = &k->ch }, { 0 }, { "two", &k->next->ch }, { "three", &k->next->next->ch }
@@ -100,5 +102,5 @@ const struct virtio_target virtio_target_console = {
     .name = "console", .open = console_open, .input = console_input, .close = console_close
 };
 const struct virtio_target virtio_target_ports = {
-    .name = "ports", .open = ports_open, .input = console_input, .close = console_close
+    .name = "ports", .control = true, .open = ports_open, .input = console_input, .close = console_close
 };

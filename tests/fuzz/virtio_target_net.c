@@ -59,9 +59,10 @@ static void cable_send(struct cable *c)
     c->user.flush(c->user.arg);
 }
 
-static void *net_target_open(struct drv *d, const struct virtio_env *env)
+static void *net_target_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
     struct cable *c = calloc(1, sizeof(*c));
+    (void)variant;
     c->net = (struct net){ .ops = &cable_ops, .offloads = NET_CSUM | NET_TSO4 | NET_TSO6 | NET_ECN | NET_USO };
     const struct virtio_net_cfg cfg = { .net = &c->net, .mac = { 2, 0, 0, 0, 0, 1 }, .mtu = 1500 };
     d->v = virtio_net_new(env, &cfg);

@@ -15,13 +15,18 @@ enum { PEERS = 4, PORT = 0 };
 
 struct vsock_back {
     struct drv *d;
+    int peer[PEERS];
+    unsigned turn;
+};
+
+/* From case to case: the event loop and the listeners, on which nobody waits when a case begins. */
+static struct {
     struct loop *loop;
     pthread_t thread;
     struct vsock_host *host;
     char dir[32], path[64], listen_path[80];
-    int listener, peer[PEERS];
-    unsigned turn;
-};
+    int listener;
+} kept;
 
 static void *loop_main(void *l)
 {
@@ -36,25 +41,33 @@ static struct sockaddr_un address(const char *path)
     return a;
 }
 
-static void *vsock_open(struct drv *d, const struct virtio_env *env)
+static void keep(void)
+{
+    strcpy(kept.dir, "/tmp/gazda-fuzz-XXXXXX");
+    if (!mkdtemp(kept.dir))
+        abort();
+    snprintf(kept.path, sizeof(kept.path), "%s/v", kept.dir);
+    snprintf(kept.listen_path, sizeof(kept.listen_path), "%s_%d", kept.path, PORT);
+    kept.host = vsock_host_open(kept.path, NULL);
+    struct sockaddr_un a = address(kept.listen_path);
+    kept.listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    kept.loop = loop_new();
+    if (!kept.host || !kept.loop || bind(kept.listener, (struct sockaddr *)&a, sizeof(a)) < 0 ||
+        listen(kept.listener, 4) < 0)
+        abort();
+    pthread_create(&kept.thread, NULL, loop_main, kept.loop);
+}
+
+static void *vsock_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
     struct vsock_back *b = calloc(1, sizeof(*b));
     struct virtio_env e = *env;
+    (void)variant;
+    if (!kept.loop)
+        keep();
     b->d = d;
-    strcpy(b->dir, "/tmp/gazda-fuzz-XXXXXX");
-    if (!mkdtemp(b->dir))
-        abort();
-    snprintf(b->path, sizeof(b->path), "%s/v", b->dir);
-    snprintf(b->listen_path, sizeof(b->listen_path), "%s_%d", b->path, PORT);
-    b->host = vsock_host_open(b->path, NULL);
-    struct sockaddr_un a = address(b->listen_path);
-    b->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    if (!b->host || bind(b->listener, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(b->listener, 4) < 0)
-        abort();
-    b->loop = loop_new();
-    e.timers = loop_timers(b->loop);
-    d->v = virtio_vsock_new(&e, b->loop, b->host, 0); /* the CID that hostile packets begin with */
-    pthread_create(&b->thread, NULL, loop_main, b->loop);
+    e.timers = loop_timers(kept.loop);
+    d->v = virtio_vsock_new(&e, kept.loop, kept.host, 0); /* the CID that hostile packets begin with */
     for (int i = 0; i < PEERS; i++)
         b->peer[i] = -1;
     return b;
@@ -94,14 +107,14 @@ static void vsock_input(void *back, const uint8_t *buf, size_t n)
         return;
     }
     int *fd = &b->peer[b->turn++ % PEERS];
-    struct sockaddr_un a = address(b->path);
+    struct sockaddr_un a = address(kept.path);
     char sink[256];
     if (n && buf[0] % 4 == 0 && *fd >= 0) {
         close(*fd);
         *fd = -1;
     }
     if (*fd < 0 && n && buf[0] % 2) {
-        *fd = accept4(b->listener, NULL, NULL, SOCK_NONBLOCK);
+        *fd = accept4(kept.listener, NULL, NULL, SOCK_NONBLOCK);
     } else if (*fd < 0) {
         *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
         if (connect(*fd, (struct sockaddr *)&a, sizeof(a)) == 0 && n)
@@ -118,19 +131,36 @@ static void vsock_input(void *back, const uint8_t *buf, size_t n)
 static void vsock_close(void *back)
 {
     struct vsock_back *b = back;
-    loop_stop(b->loop);
-    pthread_join(b->thread, NULL);
-    loop_free(b->loop);
-    vsock_host_close(b->host);
+    int fd;
     for (int i = 0; i < PEERS; i++)
         if (b->peer[i] >= 0)
             close(b->peer[i]);
-    close(b->listener);
-    unlink(b->listen_path);
-    rmdir(b->dir);
+    while ((fd = vsock_host_accept(kept.host)) >= 0)
+        close(fd);
+    while ((fd = accept4(kept.listener, NULL, NULL, SOCK_NONBLOCK)) >= 0)
+        close(fd);
     free(b);
 }
 
+static void vsock_end(void)
+{
+    if (!kept.loop)
+        return;
+    loop_stop(kept.loop);
+    pthread_join(kept.thread, NULL);
+    loop_free(kept.loop);
+    kept.loop = NULL;
+    vsock_host_close(kept.host);
+    close(kept.listener);
+    unlink(kept.listen_path);
+    rmdir(kept.dir);
+}
+
 const struct virtio_target virtio_target_vsock = {
-    .name = "vsock", .open = vsock_open, .input = vsock_input, .close = vsock_close
+    .name = "vsock",
+    .unordered = true,
+    .open = vsock_open,
+    .input = vsock_input,
+    .close = vsock_close,
+    .end = vsock_end,
 };

@@ -12,8 +12,9 @@ unsigned virtio_target_count(void)
     return ARRAY_LEN(virtio_targets);
 }
 
-static void *rng_open(struct drv *d, const struct virtio_env *env)
+static void *rng_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
+    (void)variant;
     d->v = virtio_rng_new(env, NULL);
     return NULL;
 }
@@ -22,4 +23,6 @@ static void rng_close(void *back)
     (void)back;
 }
 
-const struct virtio_target virtio_target_rng = { .name = "rng", .open = rng_open, .close = rng_close };
+const struct virtio_target virtio_target_rng = {
+    .name = "rng", .unordered = true, .open = rng_open, .close = rng_close
+};

@@ -7,11 +7,17 @@
 
 struct virtio_target {
     const char *name;
-    /* Makes the device (d->v) and what is behind it, which it returns. */
-    void *(*open)(struct drv *d, const struct virtio_env *env);
+    bool control;   /* its driver speaks to a multiport console */
+    bool unordered; /* no two runs are the same: there is another thread, or answers are random or tell of times */
+    /*
+     * Makes the device (d->v) and what is behind it, which it returns. What costs time may be kept for the next case
+     * (threads, files), but nothing of what a case has done to it.
+     */
+    void *(*open)(struct drv *d, const struct virtio_env *env, unsigned variant);
     /* The outside world says something; may be NULL. */
     void (*input)(void *back, const uint8_t *buf, size_t n);
     void (*close)(void *back); /* after the device was freed */
+    void (*end)(void);         /* no more cases: drops what was kept, if anything; may be NULL */
 };
 
 extern const struct virtio_target *const virtio_targets[];

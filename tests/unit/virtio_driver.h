@@ -56,21 +56,32 @@ static inline void drv_irq(void *arg, unsigned pin, bool level)
         atomic_store(&d->level, 0);
 }
 
-static inline struct virtio_env drv_open(struct drv *d)
+/* On memory and workers that the caller keeps. */
+static inline struct virtio_env drv_on(struct drv *d, struct mem *m, struct pool *p)
 {
     memset(d, 0, sizeof(*d));
-    d->mem = mem_new(DRV_RAM, NULL);
-    d->pool = pool_new(4);
+    d->mem = m;
+    d->pool = p;
     d->size = DRV_QSIZE;
     d->packed = getenv("DRV_PACKED") != NULL;
     d->pk = calloc(VIRTIO_QUEUES_MAX, sizeof(*d->pk));
     return (struct virtio_env){ .mem = d->mem, .pool = d->pool, .irq = { .set = drv_irq, .arg = d } };
 }
 
-static inline void drv_close(struct drv *d)
+static inline struct virtio_env drv_open(struct drv *d)
+{
+    return drv_on(d, mem_new(DRV_RAM, NULL), pool_new(4));
+}
+
+static inline void drv_off(struct drv *d)
 {
     free(d->pk);
     virtio_free(d->v);
+}
+
+static inline void drv_close(struct drv *d)
+{
+    drv_off(d);
     pool_free(d->pool);
     mem_free(d->mem);
 }
@@ -151,10 +162,12 @@ static inline uint32_t drv_negotiate(struct drv *d, uint64_t features)
     return drv_get(d, 0x70);
 }
 
-/* Queue q's rings, as before the first request. */
+/* Queue q's rings, as before the first request. Not whole pages, of which each would become a hole. */
 static inline void drv_fresh(struct drv *d, unsigned q)
 {
-    mem_zero(d->mem, drv_desc_at(q), DRV_RING_STEP);
+    mem_zero(d->mem, drv_desc_at(q), 16UL * DRV_QSIZE_MAX);
+    mem_zero(d->mem, drv_avail_at(q), 6 + 2UL * DRV_QSIZE_MAX);
+    mem_zero(d->mem, drv_used_at(q), 6 + 8UL * DRV_QSIZE_MAX);
     d->avail[q] = d->used[q] = 0;
     d->pk[q] = (struct drv_packed){ .at_wrap = true, .seen_wrap = true };
 }
