@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The static benchmark program (bench/guest): building it, running it natively and in guests, reading what it prints.
 
-Rows are given as jobs: ("rows", names), ("rows32", names), ("apps", names). Whatever happens in a guest, each name gets
-a Result; after a hang or a crash the guest is started again for the rows that are left.
+Rows are given as jobs: ("rows", names), ("rows32", names), ("apps", names), ("tools", names). Whatever happens in a
+guest, each name gets a Result; after a hang or a crash the guest is started again for the rows that are left.
 """
 import os
 import re
+import shlex
 import shutil
+import socket
 import subprocess
 import tempfile
 
@@ -14,7 +16,7 @@ from system import APPEND, Ended, Machine, Process, TOP
 
 RESULT = re.compile(r"^bench (\w+)=([\d.]+)(?: sum=([0-9a-f]+))?$")
 WITHOUT = re.compile(r"^bench (\w+) (failed|skipped): (.*)$")
-SOURCES = ("main.c", "rows.c", "compute.c", "simd.c", "system.c", "process.c", "launch.c", "disk.c", "net.c")
+SOURCES = ("main.c", "rows.c", "compute.c", "simd.c", "system.c", "process.c", "launch.c", "tools.c", "net.c")
 
 
 class Result:
@@ -27,8 +29,8 @@ class Result:
 class Program:
     """The built program in its folder, 64-bit and, where gcc can, 32-bit."""
 
-    def __init__(self, tmp, target_ms, limit):
-        self.tmp, self.target_ms, self.limit = tmp, target_ms, limit
+    def __init__(self, tmp, target_ms, seconds, limit):
+        self.tmp, self.target_ms, self.seconds, self.limit = tmp, target_ms, seconds, limit
         self.top = os.path.join(tmp, "program")
         os.makedirs(os.path.join(self.top, "bench"))
         self.exe = {"rows": self.compile("bench", [])}
@@ -36,7 +38,7 @@ class Program:
             self.exe["rows32"] = self.compile("bench32", ["-m32"])
         except subprocess.CalledProcessError:
             pass
-        self.server, self.port = None, None
+        self.servers = {}
         self.initrd = self.cpio("program.cpio", self.top)
 
     def compile(self, name, flags):
@@ -57,25 +59,37 @@ class Program:
         for kind, names in jobs:
             if kind == "apps":
                 yield ["bench", "apps", root, str(self.limit)] + names
+            elif kind == "tools":
+                yield ["bench", "tools", str(self.seconds), str(self.limit), root] + names
             else:
                 yield ["bench32" if kind == "rows32" else "bench", "rows", str(self.target_ms), str(self.limit)] + names
 
-    def native(self, jobs, root, disk=None):
+    def native(self, jobs, setup):
         folder = os.path.join(self.top, "bench")
-        script = "\n".join(folder + "/" + " ".join(a) for a in self.args(jobs, root))
-        env = ["env"] + (["BENCH_DISK=" + disk] if disk else []) + ["BENCH_NET=127.0.0.1:%s" % self.serve()]
-        return Process(env + ["sh", "-c", script])
+        script = "\n".join(folder + "/" + shlex.join(a) for a in self.args(jobs, setup.root))
+        env = ["BENCH_DISK=" + setup.disk] if setup.disk else []
+        env += ["%s=127.0.0.1:%s" % s for s in self.serve(setup.root)] if setup.net else []
+        return Process(["env"] + env + ["sh", "-c", script])
 
-    def serve(self):
-        """The port of a server for the network rows, which runs as long as this does."""
-        if not self.server:
-            self.server = Process([self.exe["rows"], "serve"])
-            self.port = self.server.line(10)[0].split()[1]
-        return self.port
+    def serve(self, root):
+        """[(variable, port)] of new servers for the network rows; iperf3 of the folder root, or none."""
+        self.stop()
+        server = self.servers["BENCH_NET"] = Process([self.exe["rows"], "serve"])
+        ports = [("BENCH_NET", server.line(10)[0].split()[1])]
+        if root:
+            with socket.create_server(("127.0.0.1", 0)) as s:
+                ports.append(("BENCH_IPERF", str(s.getsockname()[1])))
+            libs = os.path.join(root, "usr", "lib", "x86_64-linux-gnu")
+            server = self.servers["BENCH_IPERF"] = Process(
+                [os.path.join(libs, "ld-linux-x86-64.so.2"), "--library-path", libs, os.path.join(root, "usr", "bin", "iperf3"),
+                 "--server", "--bind", "127.0.0.1", "--port", ports[1][1], "--forceflush"])
+            server.until(re.compile("Server listening"), 10)
+        return ports
 
     def stop(self):
-        if self.server:
-            self.server.stop()
+        for server in self.servers.values():
+            server.stop()
+        self.servers = {}
 
     def guest(self, jobs, system, setup):
         folder = tempfile.mkdtemp(dir=self.tmp)
@@ -85,10 +99,10 @@ class Program:
                 f.write("modprobe -q virtio_pci; modprobe -q virtio_blk; while [ ! -b /dev/vda ]; do sleep 0.1; done\n")
             if setup.net:
                 f.write("modprobe -q virtio_pci; modprobe -q virtio_net; while [ ! -e /sys/class/net/eth0 ]; do sleep 0.1; done\n"
-                        "ip addr add 10.0.2.15/24 dev eth0 2>/dev/null; ip link set eth0 up; sleep 1\n"
-                        "export BENCH_NET=10.0.2.2:%s\n" % self.serve())
+                        "ip addr add 10.0.2.15/24 dev eth0 2>/dev/null; ip link set eth0 up; sleep 1\n")
+                f.writelines("export %s=10.0.2.2:%s\n" % s for s in self.serve(setup.root))
             f.writelines("/bench/" + " ".join(a) + "\n" for a in self.args(jobs, "/bench/root"))
-        initrds = setup.initrds + [self.initrd, self.cpio("run.cpio", folder)]
+        initrds = [setup.appliance] + setup.initrds + [self.initrd, self.cpio("run.cpio", folder)]
         shutil.rmtree(folder)
         m = Machine(setup.kernel, initrds, APPEND + " quiet gazda.run=/bench/run", setup.cpus, setup.mem)
         m.disk, m.net = setup.disk, setup.net
@@ -96,11 +110,13 @@ class Program:
 
 
 class Setup:
-    """Of the guests: which gazda, kernel, initrds, and size."""
+    """What a set of rows runs in: gazda, the kernel and the appliance's initrd (filled in for guests), initrds besides it,
+    size; natively too, the folder of the system that tools and apps are of, a disk's image, whether there is a network."""
 
-    def __init__(self, gazda, kernel, initrds, cpus=1, mem=512):
-        self.gazda, self.kernel, self.initrds, self.cpus, self.mem = gazda, kernel, initrds, cpus, mem
-        self.disk, self.net = None, False
+    def __init__(self, initrds, cpus=1, mem=512, root=None, disk=None, net=False):
+        self.gazda, self.kernel, self.appliance = None, None, None
+        self.initrds, self.cpus, self.mem = initrds, cpus, mem
+        self.root, self.disk, self.net = root, disk, net
 
 
 def watch(process, limit, got):
@@ -133,9 +149,11 @@ def watch(process, limit, got):
             row = None
 
 
-def one_start(process, jobs, limit, got):
-    """Reads one start of the program or a guest. None when all jobs came to their end, else the Ended that tells why."""
+def one_start(start, jobs, limit, got):
+    """One start of the program or a guest. None when all jobs came to their end, else the Ended that tells why."""
+    process = None
     try:
+        process = start(jobs)
         for n, (guest, host) in enumerate(watch(process, limit, got), 1):
             if abs(guest - host) > 0.05 * host + 2e8:
                 for name in jobs[n - 1][1]:
@@ -146,7 +164,8 @@ def one_start(process, jobs, limit, got):
     except Ended as e:
         return e
     finally:
-        process.stop()
+        if process:
+            process.stop()
     return None
 
 
@@ -155,7 +174,7 @@ def run(start, jobs, limit):
     got = {}
     while jobs:
         before = len(got)
-        ended = one_start(start(jobs), jobs, limit, got)
+        ended = one_start(start, jobs, limit, got)
         if "all" in got:
             why = got.pop("all").why
         elif not ended:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The Debian system whose programs the application rows run: unpacked packages in a folder, for chroot, and as initrds.
+"""The Debian systems whose programs rows run: unpacked packages in a folder, for native runs, and as initrds.
 
 The packages are named here one by one, what they depend on included: tools/debget fetches what it is told and nothing
 else. Documentation and what no row uses is left out, since guests keep the system in memory.
@@ -12,7 +12,8 @@ import subprocess
 TOP = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 APPS = os.path.join(TOP, "bench", "apps")
 
-# One initrd each; a guest gets those that its rows need.
+# A folder each. The parts of one system share it; each is an initrd, and a guest gets those that its rows need.
+SYSTEMS = {"apps": ["base", "jit"], "disk": ["fio"], "network": ["iperf3"]}
 PACKAGES = {
     "base": "libc6 dash coreutils findutils libacl1 libattr1 libselinux1 libpcre2-8-0 libgmp10 zlib1g libtinfo6 libreadline8 "
             "libcrypt1 libgcc-s1 libmpfr6 libzstd1 gzip xz-utils liblzma5 perl-base lua5.4 sqlite3 libsqlite3-0 gawk "
@@ -20,12 +21,20 @@ PACKAGES = {
             "cpp-12 libisl23 libmpc3",
     "jit": "luajit libluajit-5.1-2 libluajit-5.1-common nodejs libnode108 libstdc++6 libbrotli1 libc-ares2 libicu72 "
            "libnghttp2-14 libuv1 node-acorn node-cjs-module-lexer node-undici",
+    # fio is linked with the libraries of all its engines.
+    "fio": "fio libc6 libaio1 libnuma1 zlib1g libgfapi0 libgfrpc0 libgfxdr0 libglusterfs0 libacl1 libtirpc3 libgssapi-krb5-2 "
+           "libkrb5-3 libk5crypto3 libkrb5support0 libcom-err2 libkeyutils1 libuuid1 libnbd0 libgnutls30 libp11-kit0 libffi8 "
+           "libidn2-0 libunistring2 libtasn1-6 libnettle8 libhogweed6 libgmp10 libxml2 libicu72 liblzma5 libibverbs1 "
+           "librdmacm1 libnl-3-200 libnl-route-3-200 libpmem1 libpmemblk1 libndctl6 libdaxctl1 libkmod2 libzstd1 librados2 "
+           "librbd1 libboost-iostreams1.74.0 libboost-thread1.74.0 libbz2-1.0 libfmt9 libstdc++6 libgcc-s1 libssl3 "
+           "libcryptsetup12 libargon2-1 libjson-c5 libdevmapper1.02.1 libselinux1 libpcre2-8-0 libudev1 libblkid1",
+    "iperf3": "iperf3 libiperf0 libc6 libsctp1 libssl3",
 }
 LEFT_OUT = ["./usr/share/doc", "./usr/share/man", "./usr/share/locale", "./usr/share/info", "./usr/share/lintian",
             "./usr/include", "./usr/lib/x86_64-linux-gnu/gconv", "./usr/lib/x86_64-linux-gnu/perl-base/unicore",
             "./usr/bin/perl5*", "./usr/lib/x86_64-linux-gnu/ossl-modules", "./usr/share/awk", "./usr/lib/locale",
             "./usr/lib/python3.11/pydoc_data", "./usr/lib/python3.11/distutils", "./usr/lib/python3.11/idlelib",
-            "./var/lib", "./usr/share/zsh", "./usr/share/bash-completion"]
+            "./var/lib", "./usr/share/zsh", "./usr/share/bash-completion", "./usr/lib/x86_64-linux-gnu/libibverbs"]
 
 
 def text(size):
@@ -64,7 +73,7 @@ def fetch(part):
     names = [n + ":amd64" for n in PACKAGES[part].split()]
     r = subprocess.run([os.path.join(TOP, "tools", "debget")] + names, stdout=subprocess.PIPE, text=True, check=False)
     if r.returncode != 0:
-        raise RuntimeError("the packages of the application rows cannot be had")
+        raise RuntimeError("the Debian packages of %s cannot be had" % part)
     return r.stdout.split()
 
 
@@ -107,13 +116,14 @@ def cpio(folder, name, where):
         shutil.rmtree(top)
 
 
-def build(cache):
-    """(folder to chroot into, {part: initrd}); kept in the cache until the packages or the scripts change."""
-    folder = os.path.join(cache, "bench")
-    debs = {p: fetch(p) for p in PACKAGES}
-    now = digest([d for p in PACKAGES for d in debs[p]])
+def build(cache, system="apps"):
+    """(the system's folder, {part: initrd}); kept in the cache until the packages or the scripts change."""
+    folder = os.path.join(cache, "bench-" + system)
+    parts = SYSTEMS[system]
+    debs = {p: fetch(p) for p in parts}
+    now = digest([d for p in parts for d in debs[p]])
     root = os.path.join(folder, "root")
-    initrds = {p: os.path.join(folder, p + ".cpio") for p in PACKAGES}
+    initrds = {p: os.path.join(folder, p + ".cpio") for p in parts}
     stamp = os.path.join(folder, "digest")
     if os.path.exists(stamp):
         with open(stamp, encoding="ascii") as f:
@@ -121,7 +131,7 @@ def build(cache):
                 return root, initrds
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(root)
-    for p in PACKAGES:
+    for p in parts:
         own = os.path.join(folder, "own")
         unpack(debs[p], own)
         if p == "base":

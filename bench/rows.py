@@ -58,10 +58,10 @@ def _rows():
     rows += add("jit", "ms", 1e-6, ("luajit", "luajit"), ("node", "nodejs"))
     rows += add("smp", "ns/step", 1, ("par4_1", "4 threads on 1 CPU"), ("par4_4", "4 threads on 4 CPUs"))
     rows.append(Row("scaling", "smp", "4 CPUs over 1", "x", 1, False))
-    rows += add("io", "us", 1e-3, ("randread", "random read 4 KiB"), ("randwrite", "random write 4 KiB"),
+    rows += add("io", "us", 1e-3, ("randread", "fio random read 4 KiB"), ("randwrite", "fio random write 4 KiB"),
                 ("randread32", "same, 32 in flight"), ("randwrite32", "same, 32 in flight"),
-                ("seqread", "read 256 KiB"), ("seqwrite", "write 256 KiB"))
-    rows += add("net", "us", 1e-3, ("nettx", "send 256 KiB"), ("netrx", "receive 256 KiB"), ("netrtt", "a byte and back"))
+                ("seqread", "fio read 256 KiB"), ("seqwrite", "fio write 256 KiB"))
+    rows += add("net", "us", 1e-3, ("nettx", "iperf3, 256 KiB"), ("netrx", "iperf3 -R, 256 KiB"), ("netrtt", "a byte and back"))
     return rows
 
 

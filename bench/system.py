@@ -15,6 +15,7 @@ PROMPT = re.compile(r"gazda:\S*# ")
 
 class Ended(Exception):
     """The process went away, or was silent for too long."""
+    row = None  # the benchmark's row that was running
 
 
 class Process:

@@ -21,59 +21,67 @@ struct app {
     const char *root, *name;
 };
 
-static void enter(const char *root, const char *name, int out, int err)
+static void enter_app(const void *arg)
 {
+    const struct app *app = arg;
     static char sh[] = "/bin/sh";
     static char *const env[] = { "PATH=/usr/bin:/bin",        "HOME=/",           "LC_ALL=C",         "TZ=UTC",
                                  "PYTHONDONTWRITEBYTECODE=1", "PYTHONHASHSEED=0", "PERL_HASH_SEED=0", NULL };
     char script[128];
     char *const argv[] = { sh, script, NULL };
-    snprintf(script, sizeof(script), "/bench/%s.sh", name);
-    if (chroot(root) < 0 || chdir("/bench") < 0)
-        bench_die(root);
-    int null = open("/dev/null", O_RDONLY);
-    if (null < 0)
-        bench_die("/dev/null in the root");
-    dup2(null, 0);
-    dup2(out, 1);
-    dup2(err, 2);
+    snprintf(script, sizeof(script), "/bench/%s.sh", app->name);
+    if (chroot(app->root) < 0 || chdir("/bench") < 0)
+        bench_die(app->root);
     execve(sh, argv, env);
     _exit(127);
 }
 
-/* The first line that it wrote to standard error, for the report of a failure. */
-static void complain(const char *name, int status, int err)
+void launch_captured(struct launched *l, void (*start)(const void *arg), const void *arg)
+{
+    int null = open("/dev/null", O_RDONLY);
+    l->out = memfd_create("out", MFD_CLOEXEC);
+    l->err = memfd_create("err", MFD_CLOEXEC);
+    if (null < 0 || l->out < 0 || l->err < 0)
+        bench_die("memfd");
+    uint64_t begin = bench_now_ns();
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(null, 0);
+        dup2(l->out, 1);
+        dup2(l->err, 2);
+        close(null);
+        start(arg);
+    }
+    if (pid < 0 || waitpid(pid, &l->status, 0) != pid)
+        bench_die("fork");
+    l->ns = bench_now_ns() - begin;
+    close(null);
+}
+
+void launch_complain(const char *name, const struct launched *l)
 {
     char line[160];
-    ssize_t n = pread(err, line, sizeof(line) - 1, 0);
+    ssize_t n = pread(l->err, line, sizeof(line) - 1, 0);
     line[n < 0 ? 0 : n] = 0;
     line[strcspn(line, "\r\n")] = 0;
-    printf("bench %s failed: %s %d %s\n", name, WIFSIGNALED(status) ? "signal" : "exit status",
-           WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), line);
+    printf("bench %s failed: %s %d %s\n", name, WIFSIGNALED(l->status) ? "signal" : "exit status",
+           WIFSIGNALED(l->status) ? WTERMSIG(l->status) : WEXITSTATUS(l->status), line);
 }
 
 static int run_app(const void *arg)
 {
     const struct app *app = arg;
+    struct launched l;
     struct stat st;
-    int status, out = memfd_create("out", MFD_CLOEXEC), err = memfd_create("err", MFD_CLOEXEC);
-    if (out < 0 || err < 0)
-        bench_die("memfd");
-    uint64_t begin = bench_now_ns();
-    pid_t pid = fork();
-    if (pid == 0)
-        enter(app->root, app->name, out, err);
-    if (pid < 0 || waitpid(pid, &status, 0) != pid)
-        bench_die("fork");
-    uint64_t took = bench_now_ns() - begin;
-    if (status != 0 || fstat(out, &st) < 0) {
-        complain(app->name, status, err);
+    launch_captured(&l, enter_app, app);
+    if (l.status != 0 || fstat(l.out, &st) < 0) {
+        launch_complain(app->name, &l);
         return 0;
     }
-    uint8_t *data = st.st_size ? mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, out, 0) : NULL;
+    uint8_t *data = st.st_size ? mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, l.out, 0) : NULL;
     if (data == MAP_FAILED)
         bench_die("mmap");
-    printf("bench %s=%llu sum=%016llx\n", app->name, (unsigned long long)took,
+    printf("bench %s=%llu sum=%016llx\n", app->name, (unsigned long long)l.ns,
            (unsigned long long)sha256_of(data, (size_t)st.st_size));
     return 0;
 }

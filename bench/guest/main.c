@@ -5,7 +5,8 @@
  *   bench rows TARGET_MS LIMIT_S NAME...   rows of rows.c: finds an iteration count that takes TARGET_MS on this
  *                                          machine, repeats it, prints the median time of an operation
  *   bench apps ROOT LIMIT_S NAME...        programs of a Debian system in the folder ROOT (launch.c)
- *   bench serve                            the host's side of the network rows
+ *   bench tools SECONDS LIMIT_S ROOT NAME...   fio and iperf3 of such a folder (tools.c)
+ *   bench serve                            the host's side of row netrtt
  *   bench true                             does nothing; what fork+exec starts
  *
  * Each prints "bench begin=NS", for each row "bench row NAME" and then "bench NAME=NS [sum=HEX]", "bench NAME failed:
@@ -161,13 +162,16 @@ int main(int argc, char **argv)
     if (argc == 2 && strcmp(argv[1], "serve") == 0)
         return net_serve();
     if (argc < 4) {
-        fprintf(stderr, "usage: bench rows TARGET_MS LIMIT_S NAME... | bench apps ROOT LIMIT_S NAME...\n");
+        fprintf(stderr, "usage: bench rows TARGET_MS LIMIT_S NAME... | bench apps ROOT LIMIT_S NAME... | "
+                        "bench tools SECONDS LIMIT_S ROOT NAME...\n");
         return 1;
     }
     printf("bench begin=%llu\n", (unsigned long long)bench_now_ns());
     fflush(stdout);
     if (strcmp(argv[1], "apps") == 0)
         status = launch_apps(argv[2], (unsigned)atoi(argv[3]), argv + 4);
+    else if (strcmp(argv[1], "tools") == 0 && argc > 4)
+        status = tools_run(argv[2], (unsigned)atoi(argv[3]), argv[4], argv + 5);
     else
         status = run_rows(atof(argv[2]) * 1e6, (unsigned)atoi(argv[3]), argv + 4);
     printf("bench end=%llu\n", (unsigned long long)bench_now_ns());

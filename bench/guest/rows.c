@@ -38,14 +38,6 @@ const struct row rows[] = {
     { "par4_1", row_par4_1, 1, 0, NULL },
     { "par4_4", row_par4_4, 1, 0, NULL },
 
-    { "nettx", row_nettx, 1, 0, NULL },
-    { "netrx", row_netrx, 1, 0, NULL },
     { "netrtt", row_netrtt, 1, 0, NULL },
-    { "randread", row_randread, 1, 0, NULL },
-    { "randwrite", row_randwrite, 1, 0, NULL },
-    { "randread32", row_randread32, 1, 0, NULL },
-    { "randwrite32", row_randwrite32, 1, 0, NULL },
-    { "seqread", row_seqread, 1, 0, NULL },
-    { "seqwrite", row_seqwrite, 1, 0, NULL },
     { NULL, NULL, 0, 0, NULL },
 };

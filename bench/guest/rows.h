@@ -38,15 +38,20 @@ uint64_t sha256_of(const uint8_t *data, size_t len);
 /* launch.c: runs the scripts root/bench/NAME.sh inside root, each once; names end with NULL. */
 int launch_apps(const char *root, unsigned limit, char **names);
 
-enum {
-    INT_LOOP_INSNS = 16,
-    SORT_LEN = 16384,
-    DISK_LARGE = 262144,
-    NET_CHUNK = 262144,
-    SHA_BYTES = 16384,
-    FAULT_PAGES = 256,
-    VECTOR_LEN = 512
+/* What a process did: its status as of waitpid, its time, and what it wrote, in memory. */
+struct launched {
+    int status, out, err;
+    uint64_t ns;
 };
+/* start() is called in the child, which it replaces or ends. Waits for it. */
+void launch_captured(struct launched *l, void (*start)(const void *arg), const void *arg);
+/* Prints that row name failed: how it ended, and the first line that it wrote to standard error. */
+void launch_complain(const char *name, const struct launched *l);
+
+/* tools.c: rows of fio and iperf3, each measured for that many seconds, from the system in the folder root. */
+int tools_run(const char *seconds, unsigned limit, const char *root, char **names);
+
+enum { INT_LOOP_INSNS = 16, SORT_LEN = 16384, SHA_BYTES = 16384, FAULT_PAGES = 256, VECTOR_LEN = 512 };
 
 /* compute.c */
 uint64_t row_int(uint64_t n);
@@ -87,19 +92,9 @@ uint64_t row_thread(uint64_t n);
 uint64_t row_par4_1(uint64_t n);
 uint64_t row_par4_4(uint64_t n);
 
-/* disk.c */
-uint64_t row_randread(uint64_t n);
-uint64_t row_randwrite(uint64_t n);
-uint64_t row_randread32(uint64_t n);
-uint64_t row_randwrite32(uint64_t n);
-uint64_t row_seqread(uint64_t n);
-uint64_t row_seqwrite(uint64_t n);
-
 /* net.c */
-uint64_t row_nettx(uint64_t n);
-uint64_t row_netrx(uint64_t n);
 uint64_t row_netrtt(uint64_t n);
-/* Prints "port N" and serves those rows for ever. */
+/* Prints "port N" and serves that row for ever. */
 int net_serve(void);
 
 #endif
