@@ -66,7 +66,7 @@ $(DEPS): tools/deps tools/deps.txt
 # Changes when the compiler or the flags do.
 FLAGS := $(OBJ)/flags
 # What may run while the host's vector registers are the guest's: no vector registers, and no calls of memcpy and its like.
-NOVEC := $(filter-out cpu/translate/x87,$(patsubst src/%.c,%,$(wildcard src/cpu/translate/*.c))) x86/paging x86/segment mem/mem mem/code base/lock
+NOVEC := $(filter-out cpu/translate/x87,$(patsubst src/%.c,%,$(wildcard src/cpu/translate/*.c))) cpu/phys x86/paging x86/segment mem/mem mem/code base/lock
 NOVECFLAGS := -mgeneral-regs-only -minline-all-stringops -mstringop-strategy=rep_8byte \
 	-fno-tree-loop-distribute-patterns
 NOW := $(CC) $(CFLAGS) $(LDLIBS) $(NOVEC) $(NOVECFLAGS)

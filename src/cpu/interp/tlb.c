@@ -12,52 +12,10 @@
 #include <string.h>
 
 #include "cpu/interp/core.h"
+#include "cpu/phys.h"
 #include "mem/mem.h"
 
 enum { BLOOM_BITS = 1024 };
-
-/* ---- physical memory for the walker ---- */
-
-static bool phys_read(void *arg, gpa_t gpa, void *buf, unsigned len)
-{
-    struct interp *m = arg;
-    hva_t h;
-
-    if ((gpa & ~PAGE_MASK) + len > PAGE_SIZE || !(h = mem_frame_get(m->v->mem, gpa & PAGE_MASK)))
-        return false;
-    h += gpa & ~PAGE_MASK;
-    if (len == 8 && !(gpa & 7)) {
-        uint64_t v = __atomic_load_n((const uint64_t *)h, __ATOMIC_RELAXED);
-        memcpy(buf, &v, 8);
-    } else if (len == 4 && !(gpa & 3)) {
-        uint32_t v = __atomic_load_n((const uint32_t *)h, __ATOMIC_RELAXED);
-        memcpy(buf, &v, 4);
-    } else {
-        memcpy(buf, (const void *)h, len);
-    }
-    return true;
-}
-
-static bool phys_set_bits(void *arg, gpa_t gpa, unsigned len, uint64_t old, uint64_t bits)
-{
-    struct interp *m = arg;
-    hva_t h = mem_frame_get(m->v->mem, gpa & PAGE_MASK);
-    bool done;
-
-    if (!h)
-        return false;
-    h += gpa & ~PAGE_MASK;
-    if (len == 8) {
-        done = __atomic_compare_exchange_n((uint64_t *)h, &old, old | bits, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-    } else {
-        uint32_t old32 = (uint32_t)old;
-        done = __atomic_compare_exchange_n((uint32_t *)h, &old32, old32 | (uint32_t)bits, false, __ATOMIC_SEQ_CST,
-                                           __ATOMIC_SEQ_CST);
-    }
-    if (done && *mem_frame_flags(m->v->mem, gpa))
-        mem_code_written(m->v->mem, gpa, len);
-    return done;
-}
 
 /* ---- host pages that go away ---- */
 
@@ -79,9 +37,7 @@ int tlb_init(struct interp *m)
     for (unsigned c = 0; c < TLB_CTXS; c++)
         for (unsigned k = 0; k < TLB_SIZE; k++)
             m->tlbs[c][k] = (struct tlb_entry){ .rtag = TLB_NONE, .wtag = TLB_NONE };
-    m->phys = (struct x86_phys){
-        .read = phys_read, .set_bits = phys_set_bits, .arg = m, .phys_bits = (uint8_t)m->v->model->phys_bits
-    };
+    m->phys = vcpu_phys(m->v);
     m->code_epoch[0] = m->code_epoch[1] = 1;
     return mem_listen(m->v->mem, &listener, m);
 }

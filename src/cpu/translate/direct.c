@@ -164,7 +164,7 @@ static bool take_segment(struct xlate *x, unsigned seg, uint16_t sel, uint64_t b
         return true;
     }
     if (!x86_desc_locate(c, sel, 8, &at) || !x86_walk(c, &x->phys, at, X86_ACC_IMPLICIT, &r, &f) ||
-        !x->phys.read(x, r.gpa, &raw, 8))
+        !x->phys.read(x->phys.arg, r.gpa, &raw, 8))
         return false;
     if (seg == X86_CS)
         ok = (sel & 3) == 3 && x86_check_code_return(sel, raw, 3, true, &f);
@@ -209,7 +209,7 @@ static uint8_t byte_at(struct xlate *x, gva_t lin)
     uint8_t b = 0;
 
     if (x86_canonical(lin) && x86_walk(x->cpu, &x->phys, lin, X86_ACC_USER | X86_ACC_PROBE, &r, &f))
-        x->phys.read(x, r.gpa, &b, 1);
+        x->phys.read(x->phys.arg, r.gpa, &b, 1);
     return b;
 }
 
@@ -364,7 +364,8 @@ static bool in_the_way(struct xlate *x)
 {
     uint64_t entry;
 
-    return x->phys.read(x, (x->cpu->cr3 & 0xffffffffff000) + 8 * (stub_begin >> 39), &entry, 8) && (entry & 1);
+    return x->phys.read(x->phys.arg, (x->cpu->cr3 & 0xffffffffff000) + 8 * (stub_begin >> 39), &entry, 8) &&
+           (entry & 1);
 }
 
 static bool ready(struct xlate *x, struct xl_space *s)

@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "cpu/phys.h"
 #include "cpu/translate/trace.h"
 #include "mem/mem.h"
 
@@ -32,55 +33,9 @@ static void clear(struct xl_tlb *t)
     t->mixed = false;
 }
 
-/* ---- physical memory for the walker ---- */
-
-static bool phys_read(void *arg, gpa_t gpa, void *buf, unsigned len)
-{
-    struct xlate *x = arg;
-    hva_t h;
-
-    if ((gpa & ~PAGE_MASK) + len > PAGE_SIZE || !(h = mem_frame_get(x->v->mem, gpa & PAGE_MASK)))
-        return false;
-    h += gpa & ~PAGE_MASK;
-    if (len == 8 && !(gpa & 7)) {
-        uint64_t v = __atomic_load_n((const uint64_t *)h, __ATOMIC_RELAXED);
-        memcpy(buf, &v, 8);
-    } else if (len == 4 && !(gpa & 3)) {
-        uint32_t v = __atomic_load_n((const uint32_t *)h, __ATOMIC_RELAXED);
-        memcpy(buf, &v, 4);
-    } else {
-        for (unsigned k = 0; k < len; k++)
-            ((uint8_t *)buf)[k] = ((const uint8_t *)h)[k];
-    }
-    return true;
-}
-
-static bool phys_set_bits(void *arg, gpa_t gpa, unsigned len, uint64_t old, uint64_t bits)
-{
-    struct xlate *x = arg;
-    hva_t h = mem_frame_get(x->v->mem, gpa & PAGE_MASK);
-    bool done;
-
-    if (!h)
-        return false;
-    h += gpa & ~PAGE_MASK;
-    if (len == 8) {
-        done = __atomic_compare_exchange_n((uint64_t *)h, &old, old | bits, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-    } else {
-        uint32_t old32 = (uint32_t)old;
-        done = __atomic_compare_exchange_n((uint32_t *)h, &old32, old32 | (uint32_t)bits, false, __ATOMIC_SEQ_CST,
-                                           __ATOMIC_SEQ_CST);
-    }
-    if (done && *mem_frame_flags(x->v->mem, gpa))
-        mem_code_written(x->v->mem, gpa, len);
-    return done;
-}
-
 void xl_tlb_init(struct xlate *x)
 {
-    x->phys = (struct x86_phys){
-        .read = phys_read, .set_bits = phys_set_bits, .arg = x, .phys_bits = (uint8_t)x->v->model->phys_bits
-    };
+    x->phys = vcpu_phys(x->v);
     for (unsigned c = 0; c < CTXS; c++)
         clear(&x->tlb[c]);
 }

@@ -471,7 +471,8 @@ bool xl_win_scan(struct xlate *x)
     for (unsigned k = 0; k < 256 && x->win.slots < x->win.max; k++) {
         uint64_t entry = 0;
 
-        if (x->wtab[k] == NO_BASE && x->phys.read(x, (c->cr3 & 0xffffffffff000) + 8 * k, &entry, 8) && (entry & 5) == 5)
+        if (x->wtab[k] == NO_BASE && x->phys.read(x->phys.arg, (c->cr3 & 0xffffffffff000) + 8 * k, &entry, 8) &&
+            (entry & 5) == 5)
             opened |= window(x, (gva_t)k << SLOT_SHIFT);
     }
     if (!opened && ++x->win.lost > LOST_MAX) { /* more address space than windows, it seems */
