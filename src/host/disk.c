@@ -3,7 +3,8 @@
  * Disk images: opening, locking, telling formats apart, and checks before a format's own code. The size is read once:
  * an image that shrinks later gives I/O errors, one that grows is not used further.
  * Locks are OFD locks on the whole file: they belong to the open file, so two disks of one process exclude each other
- * too, and they end with the process however it ends.
+ * too, and they end with the process however it ends; or a moment later, for the kernel takes a ring (io_uring) apart
+ * when its process is gone already. So a lock that is held is tried for a while.
  */
 #include "host/disk.h"
 
@@ -80,16 +81,26 @@ static int choose_format(struct disk *d, const char *wanted, struct err *e)
 
 /* ---- opening ---- */
 
-static int lock_image(const struct disk *d, struct err *e)
+static int lock_failed(const struct disk *d, struct err *e)
 {
-    struct flock fl = { .l_type = (short)(d->read_only ? F_RDLCK : F_WRLCK), .l_whence = SEEK_SET };
-    if (fcntl(d->fd, F_OFD_SETLK, &fl) == 0)
-        return 0;
     if (errno == EAGAIN || errno == EACCES)
         return err_set(e, EBUSY, "the disk image '%.300s' is in use by another virtual machine, or given twice%s",
                        d->path, d->read_only ? ", with the right to write" : "");
     log_warn("the disk image '%s' cannot be locked (%s): nothing keeps a second machine from using it", d->path,
              strerror(errno));
+    return 0;
+}
+
+enum { LOCK_TRIES = 50, LOCK_PAUSE_US = 10000 };
+
+static int lock_image(const struct disk *d, struct err *e)
+{
+    struct flock fl = { .l_type = (short)(d->read_only ? F_RDLCK : F_WRLCK), .l_whence = SEEK_SET };
+    for (int tries = 1; fcntl(d->fd, F_OFD_SETLK, &fl) < 0; tries++) {
+        if ((errno != EAGAIN && errno != EACCES) || tries == LOCK_TRIES)
+            return lock_failed(d, e);
+        usleep(LOCK_PAUSE_US);
+    }
     return 0;
 }
 

@@ -68,9 +68,12 @@ static void *blk_open(struct drv *d, const struct virtio_env *env, bool ro, cons
     if (!b)
         abort();
     b->timers = (struct timer_svc){ .now = now, .arm = arm, .disarm = disarm };
-    b->disk = disk_open(image(), ro, NULL);
-    if (!b->disk)
+    struct err e = { 0 };
+    b->disk = disk_open(image(), ro, &e);
+    if (!b->disk) {
+        fprintf(stderr, "blk: %s\n", e.text);
         abort();
+    }
     with_time.timers = &b->timers;
     struct virtio_blk_cfg c = *cfg;
     c.disk = b->disk;

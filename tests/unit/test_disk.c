@@ -148,6 +148,39 @@ static void test_read_only(void **st)
     disk_close(d);
 }
 
+/* In place of the C library's: waiting for a lock is when its holder lets go of it, or never. */
+static struct {
+    struct disk *holder;
+    unsigned after; /* so many */
+} waits;
+
+int usleep(useconds_t us)
+{
+    (void)us;
+    if (waits.holder && --waits.after == 0) {
+        disk_close(waits.holder);
+        waits.holder = NULL;
+    }
+    return 0;
+}
+
+/* What the kernel has still to do for a process that is gone: a second one that starts at once must not fail. */
+static void test_lock_that_ends(void **st)
+{
+    const struct img *g = *st;
+    make(g, "", 0, 4096);
+    waits.holder = opened(g->path, false);
+    waits.after = 3;
+    disk_close(opened(g->path, true));
+    assert_null(waits.holder);
+    waits.holder = opened(g->path, true);
+    waits.after = 1000;
+    refused(g->path, false, "in use");
+    assert_true(waits.after > 900 && waits.after < 1000);
+    disk_close(waits.holder);
+    waits.holder = NULL;
+}
+
 static void test_locks(void **st)
 {
     const struct img *g = *st;
@@ -273,6 +306,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_holes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_read_only, setup, teardown),
         cmocka_unit_test_setup_teardown(test_locks, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_lock_that_ends, setup, teardown),
         cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
         cmocka_unit_test_setup_teardown(test_qemu_img, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pool, setup, teardown),
