@@ -31,7 +31,9 @@ enum {
 };
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40 };
 #define PTE_NX (1UL << 63)
-enum { STUB_SHIFT = 4, VECTORS = 32, HANG_TICKS = 4 };
+/* A minute: a busy host may not get round to a stub's process, or to a split lock, for long. */
+enum { HANG_TICKS = 60 * WATCH_HZ };
+enum { STUB_SHIFT = 4, VECTORS = 32 };
 
 struct eng {
     struct insn_runner r;

@@ -13,12 +13,14 @@
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "child.h"
 #include "watch.h"
 
-enum { HANG_TICKS = 5 };
+/* A case that has taken so much of the processor, or time if it takes none, does not end. */
+enum { HANG_CPU_MS = 400, HANG_TICKS = 60 * WATCH_HZ };
 
 struct host {
     struct insn_runner r;
@@ -80,11 +82,22 @@ static void reap(struct host *h)
     h->pid = 0;
 }
 
+static uint64_t cpu_ms(pid_t pid)
+{
+    struct timespec t = { 0 };
+    clockid_t clock;
+
+    if (clock_getcpuclockid(pid, &clock) == 0)
+        clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
 /* Lets the child run until it stops itself. 0, -EAGAIN: it is gone (dead or hung). */
 static int resume(struct host *h)
 {
     int sig = 0, st, stuck = 0;
     uint32_t last = UINT32_MAX;
+    uint64_t since = 0;
     unsigned tick = watch_ticks();
 
     for (;;) {
@@ -96,10 +109,13 @@ static int resume(struct host *h)
             if (watch_ticks() == tick)
                 continue;
             tick = watch_ticks();
-            stuck = h->s->cur == last ? stuck + 1 : 0;
-            last = h->s->cur;
-            if (stuck >= HANG_TICKS)
+            if (h->s->cur != last) {
+                last = h->s->cur;
+                since = cpu_ms(h->pid);
+                stuck = 0;
+            } else if (++stuck >= HANG_TICKS || cpu_ms(h->pid) - since >= HANG_CPU_MS) {
                 return -EAGAIN;
+            }
         }
         if (!WIFSTOPPED(st)) {
             h->pid = 0;

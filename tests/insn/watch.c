@@ -23,7 +23,8 @@ static void on_alarm(int sig)
 void watch_start(void)
 {
     struct sigaction sa = { .sa_handler = on_alarm, .sa_flags = SA_ONSTACK }; /* no SA_RESTART: waits return */
-    struct itimerval it = { .it_interval = { .tv_sec = 1 }, .it_value = { .tv_sec = 1 } };
+    const struct timeval every = { .tv_usec = 1000000 / WATCH_HZ };
+    const struct itimerval it = { .it_interval = every, .it_value = every };
 
     sigfillset(&sa.sa_mask);
     sigaction(SIGALRM, &sa, NULL);
