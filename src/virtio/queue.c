@@ -228,7 +228,6 @@ void virtq_save(const struct virtq *q, struct state_out *s)
     state_put_u16(s, q->used_next);
     state_put_u8(s, (uint8_t)(q->avail_wrap | q->used_wrap << 1));
     state_put_u16(s, q->unsignalled);
-    state_put_u8(s, q->signalled_valid);
     state_put_u8(s, q->broken != NULL);
 }
 
@@ -244,9 +243,9 @@ int virtq_load(struct virtq *q, struct state_in *s)
     q->used_next = state_get_u16(s);
     uint8_t wraps = state_get_u8(s);
     q->unsignalled = state_get_u16(s);
-    uint8_t valid = state_get_u8(s), broken = state_get_u8(s);
+    uint8_t broken = state_get_u8(s);
     q->inflight = q->slots = 0;
-    if (s->bad || ready > 1 || may_set > 1 || wraps > 3 || valid > 1 || broken > 1 || q->size > q->max)
+    if (s->bad || ready > 1 || may_set > 1 || wraps > 3 || broken > 1 || q->size > q->max)
         return -EINVAL;
     if (packed && ready && (q->avail_next >= q->size || q->used_next >= q->size))
         return -EINVAL;
@@ -254,7 +253,6 @@ int virtq_load(struct virtq *q, struct state_in *s)
     q->may_set = may_set;
     q->avail_wrap = wraps & 1;
     q->used_wrap = wraps >> 1;
-    q->signalled_valid = valid;
     q->broken = broken ? "a rule, before the state was saved" : NULL;
     return 0;
 }

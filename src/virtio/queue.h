@@ -45,7 +45,6 @@ struct virtq {
     uint16_t used_next;         /* where the next used entry goes; likewise */
     bool avail_wrap, used_wrap; /* packed: the wrap counters */
     uint16_t unsignalled;       /* entries (packed: slots) used since the last interrupt decision */
-    bool signalled_valid;       /* there was one */
     uint16_t inflight;          /* requests taken and not given back */
     uint16_t slots;             /* packed: the slots of those */
     uint16_t last;              /* packed: the slots of the last one taken */

@@ -43,7 +43,7 @@ static bool available(struct virtq *q)
     return !q->broken && !(flags & DESC_AVAIL) == !q->avail_wrap && !(flags & DESC_USED) == q->avail_wrap;
 }
 
-/* The buffers of an indirect table, which is a list: no flag but WRITE means anything in it. */
+/* The buffers of an indirect table, which is a list: no flag but WRITE means anything in it, the others are ignored. */
 static int gather_table(struct virtq *q, struct virtq_chain *c, const struct desc *table)
 {
     struct desc d;
@@ -54,8 +54,6 @@ static int gather_table(struct virtq *q, struct virtq_chain *c, const struct des
     for (uint32_t i = 0; i < table->len / 16; i++) {
         if (mem_read(q->mem, table->addr + 16UL * i, &d, sizeof(d)) < 0)
             return virtq_fail(q, "a descriptor table outside of memory");
-        if (d.flags & DESC_INDIRECT)
-            return virtq_fail(q, "an indirect table in an indirect table");
         if (virtq_add_buf(q, c, d.addr, d.len, d.flags & DESC_WRITE) < 0)
             return -EINVAL;
     }

@@ -113,15 +113,13 @@ static void split_push(struct virtq *q, uint16_t head, uint32_t len)
 
 static bool split_wants_interrupt(struct virtq *q)
 {
-    if (!q->event_idx)
-        return !(virtq_load16(q, q->driver) & AVAIL_NO_INTERRUPT);
-    uint16_t old = (uint16_t)(q->used_next - q->unsignalled);
-    bool first = !q->signalled_valid;
-    if (!first && !q->unsignalled)
+    uint16_t n = q->unsignalled;
+    if (!n)
         return false;
     q->unsignalled = 0;
-    q->signalled_valid = true;
-    return first || virtq_passed(virtq_load16(q, used_event(q)), old, q->used_next);
+    if (!q->event_idx)
+        return !(virtq_load16(q, q->driver) & AVAIL_NO_INTERRUPT);
+    return virtq_passed(virtq_load16(q, used_event(q)), (uint16_t)(q->used_next - n), q->used_next);
 }
 
 static bool split_enable_notify(struct virtq *q)
