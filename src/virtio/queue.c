@@ -76,7 +76,6 @@ bool virtq_reset_done(struct virtq *q)
     struct virtq old = *q;
     virtq_reset(q);
     virtq_set_features(q, old.layout == &virtq_packed, old.indirect, old.event_idx);
-    q->may_set = true;
     return true;
 }
 
@@ -220,7 +219,6 @@ void virtq_save(const struct virtq *q, struct state_out *s)
 {
     state_put_u16(s, q->size);
     state_put_u8(s, q->ready);
-    state_put_u8(s, q->may_set);
     state_put_u64(s, q->desc);
     state_put_u64(s, q->driver);
     state_put_u64(s, q->device);
@@ -235,7 +233,7 @@ int virtq_load(struct virtq *q, struct state_in *s)
 {
     bool packed = q->layout == &virtq_packed;
     q->size = state_get_u16(s);
-    uint8_t ready = state_get_u8(s), may_set = state_get_u8(s);
+    uint8_t ready = state_get_u8(s);
     q->desc = state_get_u64(s);
     q->driver = state_get_u64(s);
     q->device = state_get_u64(s);
@@ -245,12 +243,11 @@ int virtq_load(struct virtq *q, struct state_in *s)
     q->unsignalled = state_get_u16(s);
     uint8_t broken = state_get_u8(s);
     q->inflight = q->slots = 0;
-    if (s->bad || ready > 1 || may_set > 1 || wraps > 3 || broken > 1 || q->size > q->max)
+    if (s->bad || ready > 1 || wraps > 3 || broken > 1 || q->size > q->max)
         return -EINVAL;
     if (packed && ready && (q->avail_next >= q->size || q->used_next >= q->size))
         return -EINVAL;
     q->ready = ready;
-    q->may_set = may_set;
     q->avail_wrap = wraps & 1;
     q->used_wrap = wraps >> 1;
     q->broken = broken ? "a rule, before the state was saved" : NULL;

@@ -37,7 +37,6 @@ struct virtq {
     uint16_t max, size; /* size: 1..max; a split queue's is a power of two */
     bool ready;
     bool resetting;             /* by the driver, alone: what is in flight is waited for, and not given back */
-    bool may_set;               /* it was, so it can be set up anew while the driver runs */
     gpa_t desc, driver, device; /* the three areas */
     bool indirect, event_idx;   /* negotiated */
     const char *broken;         /* which rule the driver broke, or NULL */

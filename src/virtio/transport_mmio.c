@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * virtio over MMIO. Registers below 0x100 are 32-bit: other accesses read 0 and write nothing. Queue registers freeze
- * while the queue is ready or the driver is running; a reset, of the device or of the queue, undoes that.
+ * while the queue is ready; a reset, of the device or of the queue, undoes that.
  */
 #include "virtio/transport_mmio.h"
 
@@ -99,18 +99,16 @@ static void set_half(uint64_t *x, bool high, uint32_t val)
 
 static void queue_write(struct virtio_dev *v, struct virtq *q, uint64_t off, uint32_t val)
 {
-    bool live = v->status & VIRTIO_DRIVER_OK;
-    if (off == R_QUEUE_READY && val == 0 && !live) {
+    if (off == R_QUEUE_READY && val == 0 && !(v->status & VIRTIO_DRIVER_OK)) {
         q->ready = false;
         return;
     }
     if ((off == R_QUEUE_READY && val == 0) ||
         (off == R_QUEUE_RESET && val == 1 && virtio_has(v, VIRTIO_F_RING_RESET))) {
-        if (live)
-            virtio_queue_reset(v, v->sel_queue);
+        virtio_queue_reset(v, v->sel_queue);
         return;
     }
-    if (!virtq_reset_done(q) || q->ready || (live && !q->may_set))
+    if (!virtq_reset_done(q) || q->ready)
         return;
     switch (off) {
     case R_QUEUE_NUM:

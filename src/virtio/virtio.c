@@ -165,10 +165,7 @@ void virtio_queue_enable(struct virtio_dev *v, unsigned i)
 {
     struct virtq *q = &v->q[i];
     q->ready = true;
-    if (!q->may_set)
-        return; /* checked when the driver is ready */
-    q->may_set = false;
-    if (!virtq_check(q))
+    if ((v->status & VIRTIO_DRIVER_OK) && !virtq_check(q)) /* else checked when the driver is ready */
         virtio_needs_reset(v, q->broken);
 }
 
@@ -231,6 +228,11 @@ static void activate(struct virtio_dev *v)
     }
     if (v->ops->activate)
         v->ops->activate(v);
+    /* Drivers that fill queues before they are ready, and notify then or not, will not notify of those buffers again.
+     */
+    for (unsigned i = 0; i < v->n_queues; i++)
+        if (v->q[i].ready && virtq_enable_notify(&v->q[i]))
+            virtio_notify(v, i);
 }
 
 void virtio_set_status(struct virtio_dev *v, uint8_t status)

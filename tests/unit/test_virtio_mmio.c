@@ -380,6 +380,58 @@ static void test_queue_reset(void **st)
     assert_int_equal(drv_get(d, 0x44), 1);
 }
 
+/* Before DRIVER_OK a queue is reset at once; and one may be set up after it. */
+static void test_queue_late(void **st)
+{
+    struct drv *d = *st;
+    drv_negotiate(d, VIRTIO_F_VERSION_1 | VIRTIO_F_RING_RESET);
+    drv_fresh(d, 0);
+    drv_queue(d, 0, drv_desc_at(0), drv_avail_at(0), drv_used_at(0));
+    drv_set(d, 0xc0, 1);
+    assert_int_equal(drv_get(d, 0xc0), 0);
+    assert_int_equal(drv_get(d, 0x44), 0);
+    assert_int_equal(d->v->q[0].desc, 0);
+    drv_set(d, 0x70, 15);
+    drv_kick(d, 0);
+    drv_queue(d, 0, drv_desc_at(0), drv_avail_at(0), drv_used_at(0));
+    assert_int_equal(drv_get(d, 0x44), 1);
+    drv_desc(d, 0, 0, (struct drv_desc){ DRV_DATA, 64, D_WRITE, 0 });
+    drv_add(d, 0, 0);
+    drv_kick(d, 0);
+    assert_int_equal(drv_used(d, 0, NULL), 0);
+    assert_int_equal(drv_get(d, 0x70), 15);
+    drv_queue(d, 1, MEM_GAP_START, drv_avail_at(1), drv_used_at(1));
+    assert_int_equal(drv_get(d, 0x70), 15 | 64);
+}
+
+/*
+ * "The device MUST NOT consume buffers before DRIVER_OK". But drivers fill queues and notify before they say so, and
+ * then no more, since with event indexes only the first buffer asks for a notification.
+ */
+static void test_early(void **st)
+{
+    struct drv *d = *st;
+    static const uint64_t features[] = { 0, VIRTIO_F_EVENT_IDX };
+    for (unsigned i = 0; i < ARRAY_LEN(features); i++) {
+        drv_negotiate(d, VIRTIO_F_VERSION_1 | features[i]);
+        for (unsigned q = 0; q < 2; q++) {
+            drv_fresh(d, q);
+            drv_queue(d, q, drv_desc_at(q), drv_avail_at(q), drv_used_at(q));
+            drv_desc(d, q, 0, (struct drv_desc){ DRV_DATA, 64, D_WRITE, 0 });
+            for (unsigned k = 0; k < 10; k++)
+                drv_add(d, q, 0);
+            drv_kick(d, q);
+            assert_int_equal(drv_used(d, q, NULL), -1);
+        }
+        assert_int_equal(drv_get(d, 0x60), 0);
+        drv_set(d, 0x70, 15);
+        drv_quiet(d);
+        for (unsigned k = 0; k < 20; k++)
+            assert_int_equal(drv_used(d, k / 10, NULL), 0);
+        assert_int_equal(drv_get(d, 0x60), 1);
+    }
+}
+
 static void test_state(void **st)
 {
     struct drv *d = *st;
@@ -439,8 +491,9 @@ static void test_state(void **st)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_registers), T(test_config),    T(test_status),      T(test_requests), T(test_partial_ack),
-        T(test_broken),    T(test_bad_rings), T(test_queue_reset), T(test_state),
+        T(test_registers),   T(test_config), T(test_status),    T(test_requests),
+        T(test_partial_ack), T(test_broken), T(test_bad_rings), T(test_queue_reset),
+        T(test_queue_late),  T(test_early),  T(test_state),
     };
     log_set_level(LOG_ERROR); /* broken drivers are the subject here */
     return cmocka_run_group_tests(tests, NULL, NULL);
