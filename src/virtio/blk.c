@@ -88,7 +88,8 @@ struct blk_req {
     unsigned q;
     uint16_t head;
     struct blk_header hdr;
-    gpa_t status; /* where the status byte goes */
+    gpa_t status;  /* where the status byte goes */
+    uint64_t room; /* for the guest's data, in front of it */
     unsigned n_ranges;
     struct blk_range range[BLK_RANGES_MAX];
     unsigned n; /* data buffers */
@@ -124,15 +125,14 @@ static unsigned blk_config(struct virtio_dev *v, uint8_t buf[VIRTIO_CONFIG_MAX])
 
 static void blk_config_write(struct virtio_dev *v, unsigned off, const uint8_t *buf, unsigned len)
 {
-    if (off == BLK_WCE_OFF && len == 1 && virtio_has(v, F_CONFIG_WCE))
+    if (off == BLK_WCE_OFF && len == 1 && (v->status & VIRTIO_FEATURES_OK) && virtio_has(v, F_CONFIG_WCE))
         ((struct blk *)v)->writeback = buf[0] != 0;
 }
 
-/* Without either feature the driver expects that a finished write is on the medium. */
-static void blk_activate(struct virtio_dev *v)
+/* A driver that cannot flush expects that a finished write is on the medium, until it says otherwise. */
+static void blk_negotiated(struct virtio_dev *v)
 {
-    if (!virtio_has(v, F_FLUSH) && !virtio_has(v, F_CONFIG_WCE))
-        ((struct blk *)v)->writeback = false;
+    ((struct blk *)v)->writeback = virtio_has(v, F_FLUSH);
 }
 
 static void blk_reset(struct virtio_dev *v)
@@ -184,16 +184,17 @@ static uint8_t status_of(int r)
     return r == 0 ? S_OK : r == -EOPNOTSUPP ? S_UNSUPP : S_IOERR;
 }
 
-/* Returns how many bytes the device wrote. */
-static uint32_t unpin(const struct blk_req *r)
+static void unpin(const struct blk_req *r)
 {
-    bool written = r->hdr.type != T_OUT;
-    uint32_t sum = 0;
-    for (unsigned i = 0; i < r->n; i++) {
-        mem_unpin(r->b->v.mem, r->buf[i].gpa, r->buf[i].len, written);
-        sum += r->buf[i].len;
-    }
-    return written ? sum : 0;
+    for (unsigned i = 0; i < r->n; i++)
+        mem_unpin(r->b->v.mem, r->buf[i].gpa, r->buf[i].len, r->hdr.type != T_OUT);
+}
+
+/* virtio 1.2, "The Virtqueue Used Ring": at least so many bytes were written, from the first on; rather too few than
+ * too many. data of them are no status, which counts if there is nothing unwritten in front of it. */
+static uint32_t used_len(uint64_t data, uint64_t room)
+{
+    return (uint32_t)(data < room ? data : room + 1);
 }
 
 /* Gives a request back that has ended; lock held. */
@@ -201,10 +202,11 @@ static void finish(struct blk_req *r)
 {
     struct virtio_dev *v = &r->b->v;
     uint8_t status = status_of(r->io.result);
-    uint32_t written = unpin(r);
+    uint64_t data = status != S_OK ? 0 : r->hdr.type == T_IN ? r->room : r->hdr.type == T_GET_ID ? DISK_SERIAL : 0;
+    unpin(r);
     /* The status byte may lie in the data of a hostile driver; it is written last. */
     mem_write(v->mem, r->status, &status, 1);
-    virtq_push(&v->q[r->q], r->head, written + 1);
+    virtq_push(&v->q[r->q], r->head, used_len(data, r->room));
     free(r);
 }
 
@@ -248,10 +250,11 @@ static uint8_t read_ranges(struct blk *b, const struct virtq *q, const struct vi
         return S_IOERR;
     virtq_read(q, c, sizeof(p->hdr), p->range, p->len);
     p->n_ranges = (unsigned)(p->len / sizeof(p->range[0]));
+    for (unsigned i = 0; i < p->n_ranges; i++)
+        if (p->range[i].flags & ~(uint32_t)(p->hdr.type == T_WRITE_ZEROES ? ZEROES_UNMAP : 0))
+            return S_UNSUPP;
     for (unsigned i = 0; i < p->n_ranges; i++) {
         const struct blk_range *g = &p->range[i];
-        if (g->flags & ~(uint32_t)(p->hdr.type == T_WRITE_ZEROES ? ZEROES_UNMAP : 0))
-            return S_UNSUPP;
         if (g->count > BLK_RANGE_SECTORS || g->sector > sectors || g->count > sectors - g->sector)
             return S_IOERR;
     }
@@ -337,7 +340,7 @@ static struct blk_req *make_req(struct blk *b, unsigned q, const struct virtq_ch
     p->verdict = S_IOERR;
     if (!r)
         return NULL;
-    *r = (struct blk_req){ .b = b, .q = q, .head = c->head, .hdr = p->hdr, .status = p->status };
+    *r = (struct blk_req){ .b = b, .q = q, .head = c->head, .hdr = p->hdr, .status = p->status, .room = c->in_len - 1 };
     r->buf = (struct virtq_buf *)(void *)&r->iov[n];
     r->n_ranges = p->n_ranges;
     memcpy(r->range, p->range, p->n_ranges * sizeof(p->range[0]));
@@ -377,7 +380,7 @@ static enum taken take(struct blk *b, unsigned qi, struct blk_req **req)
     if (p.verdict == S_OK && (*req = make_req(b, qi, &v->chain, &p)) != NULL)
         return TAKEN_REQ;
     mem_write(v->mem, p.status, &p.verdict, 1);
-    virtq_push(q, v->chain.head, 1);
+    virtq_push(q, v->chain.head, used_len(0, v->chain.in_len - 1));
     return TAKEN_ANSWERED;
 }
 
@@ -455,7 +458,7 @@ static const struct virtio_ops blk_ops = {
     .id = VIRTIO_ID_BLOCK,
     .config = blk_config,
     .config_write = blk_config_write,
-    .activate = blk_activate,
+    .negotiated = blk_negotiated,
     .serve = blk_serve,
     .reset = blk_reset,
     .save = blk_save,

@@ -252,6 +252,8 @@ void virtio_set_status(struct virtio_dev *v, uint8_t status)
     if ((add & VIRTIO_DRIVER_OK) && !((old | add) & VIRTIO_FEATURES_OK))
         add &= (uint8_t)~VIRTIO_DRIVER_OK;
     v->status |= add;
+    if ((add & VIRTIO_FEATURES_OK) && v->ops->negotiated)
+        v->ops->negotiated(v);
     if (add & VIRTIO_DRIVER_OK)
         activate(v);
 }

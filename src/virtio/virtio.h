@@ -57,6 +57,7 @@ struct virtio_ops {
     /* NULL: read-only. [off, off+len) is inside of the space. */
     void (*config_write)(struct virtio_dev *v, unsigned off, const uint8_t *buf, unsigned len);
     bool (*features_ok)(struct virtio_dev *v, uint64_t features); /* NULL: any subset of the offered is fine */
+    void (*negotiated)(struct virtio_dev *v);                     /* FEATURES_OK was set; may be NULL */
     void (*activate)(struct virtio_dev *v);                       /* DRIVER_OK; may be NULL */
     /* Handles a bounded number of requests of queue q. True: there are more, call again. */
     bool (*serve)(struct virtio_dev *v, unsigned q);
