@@ -45,7 +45,9 @@ static bool net_features_ok(struct virtio_dev *v, uint64_t f)
         uint64_t what, needs;
     } rule[] = {
         { F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_USO4 | F_GUEST_USO6, F_GUEST_CSUM },
+        { F_GUEST_ECN, F_GUEST_TSO4 | F_GUEST_TSO6 },
         { F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_USO, F_CSUM },
+        { F_HOST_ECN, F_HOST_TSO4 | F_HOST_TSO6 },
         { F_CTRL_RX | F_CTRL_VLAN | F_GUEST_ANNOUNCE | F_CTRL_MAC_ADDR, F_CTRL_VQ },
         { F_CTRL_RX_EXTRA, F_CTRL_VQ },
         { F_CTRL_GUEST_OFFLOADS, F_CTRL_VQ },
@@ -191,6 +193,19 @@ static enum placed place_merged(struct vnet *n, struct net_hdr *h, const uint8_t
     return PLACED;
 }
 
+/* virtio 1.2, "Device configuration layout": the device must not pass what exceeds the MTU, if the driver knows it.
+ * VLAN tags are part of the Ethernet header. */
+static bool exceeds_mtu(const struct vnet *n, const struct net_hdr *h, const uint8_t *frame, size_t len)
+{
+    size_t head = NET_FRAME_MIN;
+    if (!virtio_has(&n->v, F_MTU) || (h->gso_type & ~NET_GSO_ECN) != NET_GSO_NONE)
+        return false;
+    while (head < 22 && head < len &&
+           ((frame[head - 2] == 0x81 && frame[head - 1] == 0) || (frame[head - 2] == 0x88 && frame[head - 1] == 0xa8)))
+        head += 4;
+    return len > head + n->mtu;
+}
+
 /* A frame that the guest can take as it is. */
 static enum placed place(struct vnet *n, const struct net_hdr *hdr, const uint8_t *frame, size_t len)
 {
@@ -202,6 +217,8 @@ static enum placed place(struct vnet *n, const struct net_hdr *hdr, const uint8_
     h.flags &= NET_NEEDS_CSUM | NET_DATA_VALID;
     if (!virtio_has(v, F_GUEST_CSUM))
         h.flags = 0;
+    if (exceeds_mtu(n, hdr, frame, len))
+        return DROPPED;
     if (!pop_buffer(n))
         return NO_ROOM;
     enum placed r = PLACED;

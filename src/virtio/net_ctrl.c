@@ -97,7 +97,7 @@ static bool set_mac(struct command *c, uint8_t what)
 {
     struct vnet_macs uni, multi;
     uint8_t mac[NET_MAC];
-    if (what == MAC_ADDR_SET && virtio_has(&c->n->v, F_CTRL_MAC_ADDR)) {
+    if (what == MAC_ADDR_SET && virtio_has(&c->n->v, F_CTRL_MAC_ADDR | F_CTRL_RX)) {
         if (!take(c, mac, sizeof(mac)))
             return false;
         memcpy(c->n->filter.mac, mac, sizeof(mac));

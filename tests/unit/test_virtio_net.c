@@ -16,7 +16,17 @@
 
 enum { RX, TX, CTRL, HDR = 12 };
 enum { B_CSUM = 0, B_GUEST_CSUM = 1, B_OFFLOADS = 2, B_GUEST_TSO4 = 7, B_TSO4 = 11, B_MRG = 15, B_STATUS = 16 };
-enum { B_CTRL = 17, B_CTRL_RX = 18, B_VLAN = 19, B_EXTRA = 20, B_ANNOUNCE = 21, B_MACADDR = 23 };
+enum {
+    B_MTU = 3,
+    B_GUEST_ECN = 9,
+    B_ECN = 13,
+    B_CTRL = 17,
+    B_CTRL_RX = 18,
+    B_VLAN = 19,
+    B_EXTRA = 20,
+    B_ANNOUNCE = 21,
+    B_MACADDR = 23
+};
 #define BIT(n) (1UL << (n))
 #define ALL_CTRL                                                                                                       \
     (BIT(B_CTRL) | BIT(B_CTRL_RX) | BIT(B_VLAN) | BIT(B_EXTRA) | BIT(B_ANNOUNCE) | BIT(B_MACADDR) | BIT(B_OFFLOADS))
@@ -63,7 +73,7 @@ static void make(struct rig *r, const struct limiter_cfg *rx, const struct limit
     const struct virtio_net_cfg cfg = {
         .net = &r->f.net, .mac = { 2, 0, 0, 0, 0, 7 }, .mtu = 1400, .rx = rx, .tx = tx
     };
-    r->f.net = (struct net){ .ops = &fake_ops, .offloads = NET_CSUM | NET_TSO4 };
+    r->f.net = (struct net){ .ops = &fake_ops, .offloads = NET_CSUM | NET_TSO4 | NET_ECN };
     r->d.v = virtio_net_new(&r->env, &cfg);
 }
 static int setup(void **st)
@@ -161,7 +171,10 @@ static void test_config(void **st)
     assert_int_equal(drv_negotiate(&r->d, VIRTIO_F_VERSION_1 | BIT(B_TSO4)) & 8, 0);
     assert_int_equal(drv_negotiate(&r->d, VIRTIO_F_VERSION_1 | BIT(B_GUEST_TSO4)) & 8, 0);
     assert_int_equal(drv_negotiate(&r->d, VIRTIO_F_VERSION_1 | BIT(B_CTRL_RX)) & 8, 0);
+    assert_int_equal(drv_negotiate(&r->d, VIRTIO_F_VERSION_1 | BIT(B_CSUM) | BIT(B_ECN)) & 8, 0);
+    assert_int_equal(drv_negotiate(&r->d, VIRTIO_F_VERSION_1 | BIT(B_GUEST_CSUM) | BIT(B_GUEST_ECN)) & 8, 0);
     assert_int_equal(drv_negotiate(&r->d, VIRTIO_F_VERSION_1 | BIT(B_GUEST_TSO4) | BIT(B_GUEST_CSUM)) & 8, 8);
+    assert_int_equal(drv_negotiate(&r->d, VIRTIO_F_VERSION_1 | BIT(B_TSO4) | BIT(B_CSUM) | BIT(B_ECN)) & 8, 8);
 }
 
 static void test_send(void **st)
@@ -395,6 +408,44 @@ static void test_receive_offloads(void **st)
     assert_int_equal(drv_used(&r->d, RX, NULL), -1);
 }
 
+/* A driver that knows the MTU gets no longer frames but for segments that it takes whole. */
+static void test_mtu(void **st)
+{
+    struct rig *r = *st;
+    static uint8_t p[14 + 2000] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 8, 0, 0x45 };
+    const struct net_hdr large = {
+        .flags = NET_NEEDS_CSUM, .csum_start = 34, .csum_offset = 16, .gso_type = NET_GSO_TCPV4, .gso_size = 1000
+    };
+    const struct {
+        uint8_t type[2];
+        unsigned head;
+    } kind[] = { { { 8, 0 }, 14 }, { { 0x81, 0 }, 18 }, { { 0x88, 0xa8 }, 18 } };
+    for (unsigned k = 0; k < ARRAY_LEN(kind); k++) {
+        uint32_t len = 0;
+        memcpy(p + 12, kind[k].type, 2);
+        drv_start(&r->d, BIT(B_MTU));
+        offer(r, 0, 1, 3000);
+        assert_true(push(r, p, kind[k].head + 1401));
+        assert_int_equal(drv_used(&r->d, RX, &len), -1);
+        assert_true(push(r, p, kind[k].head + 1400));
+        assert_int_equal(drv_used(&r->d, RX, &len), 0);
+        assert_int_equal(len, HDR + kind[k].head + 1400);
+        drv_start(&r->d, 0); /* it does not know */
+        offer(r, 0, 1, 3000);
+        assert_true(push(r, p, kind[k].head + 1401));
+        assert_int_equal(drv_used(&r->d, RX, &len), 0);
+    }
+    memcpy(p + 12, kind[0].type, 2);
+    p[16] = (sizeof(p) - 14) >> 8;
+    p[17] = (sizeof(p) - 14) & 0xff;
+    p[23] = 6;
+    p[46] = 0x50;
+    drv_start(&r->d, BIT(B_MTU) | BIT(B_GUEST_CSUM) | BIT(B_GUEST_TSO4));
+    offer(r, 0, 1, 3000);
+    assert_true(push_hdr(r, &large, p, sizeof(p)));
+    assert_int_equal(drv_used(&r->d, RX, NULL), 0);
+}
+
 /* ---- the control queue ---- */
 
 static int command(struct rig *r, uint8_t class, uint8_t cmd, const void *data, uint32_t len)
@@ -492,6 +543,12 @@ static void test_filter(void **st)
     /* All of it is gone after a reset. */
     drv_start(&r->d, ALL_CTRL);
     assert_true(reaches(r, GROUP, 7));
+    /* MAC_ADDR_SET belongs to receive filtering as well as to a feature of its own. */
+    drv_start(&r->d, BIT(B_CTRL) | BIT(B_CTRL_RX));
+    assert_int_equal(command(r, 1, 1, OTHER, 6), 0);
+    drv_start(&r->d, BIT(B_CTRL) | BIT(B_MACADDR));
+    assert_int_equal(command(r, 1, 1, OTHER, 6), 0);
+    assert_int_equal(command(r, 1, 0, "\0\0\0\0\0\0\0\0", 8), 1);
     drv_start(&r->d, BIT(B_CTRL)); /* commands that were not negotiated */
     assert_int_equal(command(r, 0, 0, &off, 1), 1);
     assert_int_equal(command(r, 1, 1, OTHER, 6), 1);
@@ -632,10 +689,10 @@ static void test_state(void **st)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_config),           T(test_send),    T(test_send_bad),
-        T(test_send_offloads),    T(test_receive), T(test_mergeable),
-        T(test_receive_offloads), T(test_filter),  T(test_guest_offloads),
-        T(test_limits),           T(test_reset),   T(test_state),
+        T(test_config),  T(test_send),           T(test_send_bad),         T(test_send_offloads),
+        T(test_receive), T(test_mergeable),      T(test_receive_offloads), T(test_mtu),
+        T(test_filter),  T(test_guest_offloads), T(test_limits),           T(test_reset),
+        T(test_state),
     };
     log_set_level(LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
