@@ -36,12 +36,13 @@ static void console_config_write(struct virtio_dev *v, unsigned off, const uint8
 
 /* ---- output ---- */
 
-/* Writes the popped request from tx_off on. True: all of it; false: the rest must wait, or the budget is used up. */
+/* Writes the popped request from tx_off on. True: all of it; false: the rest must wait, or the budget is used up.
+ * Output to a console that is absent is lost. */
 static bool put_chain(struct console_port *p, uint64_t *budget)
 {
     struct virtio_dev *v = &p->c->v;
     uint8_t buf[CHUNK];
-    while (p->tx_off < v->chain.out_len) {
+    while (p->ch && p->tx_off < v->chain.out_len) {
         uint64_t n = v->chain.out_len - p->tx_off;
         if (n > sizeof(buf))
             n = sizeof(buf);
@@ -164,11 +165,11 @@ static void on_changed(void *arg)
     lock_drop(&v->lock);
 }
 
-/* The port of a data queue, or NULL. */
+/* The port of a data queue, or NULL. The queues of port 0 always exist: a driver without MULTIPORT writes there. */
 static struct console_port *port_of(struct console *c, unsigned q)
 {
     struct console_port *p = &c->port[q < 2 ? 0 : q / 2 - 1];
-    return q == CONSOLE_CTRL_RX || q == CONSOLE_CTRL_TX || !p->ch ? NULL : p;
+    return q == CONSOLE_CTRL_RX || q == CONSOLE_CTRL_TX || (!p->ch && q != console_txq(&c->port[0])) ? NULL : p;
 }
 
 static bool console_serve(struct virtio_dev *v, unsigned q)
@@ -208,7 +209,7 @@ static void console_reset(struct virtio_dev *v)
             continue;
         p->tx_off = 0;
         p->news = 0;
-        p->ready = false;
+        p->added = p->ready = false;
         console_set_open(p, false);
     }
 }
@@ -229,7 +230,7 @@ static void console_save(struct virtio_dev *v, struct state_out *s)
     for (unsigned i = 0; i < c->n_ports; i++) {
         state_put_u64(s, c->port[i].tx_off);
         state_put_u8(s, c->port[i].news);
-        state_put_u8(s, (uint8_t)(c->port[i].ready | c->port[i].guest_open << 1));
+        state_put_u8(s, (uint8_t)(c->port[i].ready | c->port[i].guest_open << 1 | c->port[i].added << 2));
     }
 }
 
@@ -245,7 +246,7 @@ static int console_load(struct virtio_dev *v, struct state_in *s)
         off[i] = state_get_u64(s);
         news[i] = state_get_u8(s);
         flags[i] = state_get_u8(s);
-        if (news[i] & ~NEWS_ALL || flags[i] > 3 || (!c->port[i].ch && (news[i] || flags[i])))
+        if (news[i] & ~NEWS_ALL || flags[i] > 7 || (!c->port[i].ch && (news[i] || flags[i] & 3)))
             return -EINVAL;
         if ((!c->port[i].name && news[i] & NEWS_NAME) || (i && news[i] & NEWS_SIZE))
             return -EINVAL;
@@ -261,6 +262,7 @@ static int console_load(struct virtio_dev *v, struct state_in *s)
         p->tx_off = off[i]; /* beyond the request it only means that the request is done */
         p->news = news[i];
         p->ready = flags[i] & 1;
+        p->added = flags[i] & 4;
         console_set_open(p, flags[i] & 2);
         console_look(p); /* the back end is another one than when it was saved */
     }
@@ -324,7 +326,7 @@ struct virtio_dev *virtio_console_new(const struct virtio_env *env, const struct
         chardev_get_status(c->port[0].ch, &st);
     c->size[0] = st.cols;
     c->size[1] = st.rows;
-    uint64_t features = CONSOLE_F_EMERG_WRITE | (n > 1 ? CONSOLE_F_MULTIPORT : 0);
+    uint64_t features = (c->port[0].ch ? CONSOLE_F_EMERG_WRITE : 0) | (n > 1 ? CONSOLE_F_MULTIPORT : 0);
     virtio_init(&c->v, &console_ops, env, features | (st.cols && st.rows ? CONSOLE_F_SIZE : 0));
     add_queues(c);
     for (unsigned i = 0; i < n; i++) {

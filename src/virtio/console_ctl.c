@@ -112,12 +112,14 @@ void console_look(struct console_port *p)
         p->news |= NEWS_SIZE;
     if (virtio_has(&c->v, CONSOLE_F_SIZE))
         virtio_config_changed(&c->v);
+    else
+        c->v.config_gen++; /* it may be read all the same */
 }
 
-/* A port that the driver took up hears all there is to know. */
+/* A port that the driver took up hears all there is to know. One that comes back from a suspend needs no PORT_ADD. */
 static void introduce(struct console_port *p)
 {
-    p->ready = true;
+    p->ready = p->added = true;
     p->news |= p->name ? NEWS_NAME : NEWS_CONSOLE;
     p->news |= NEWS_OPEN;
     if (!p->id && p->c->size[0])
@@ -128,9 +130,11 @@ static void hear(struct console *c, const struct control *m)
 {
     struct console_port *p = m->id < c->n_ports && c->port[m->id].ch ? &c->port[m->id] : NULL;
     if (m->event == DEVICE_READY && m->value == 1) {
-        for (unsigned i = 0; i < c->n_ports; i++)
-            if (c->port[i].ch)
+        for (unsigned i = 0; i < c->n_ports; i++) {
+            if (c->port[i].ch && !c->port[i].added) /* a port that exists must not be added */
                 c->port[i].news |= NEWS_ADD;
+            c->port[i].added = true;
+        }
     } else if (p && m->event == PORT_READY) { /* 0: the driver could not; it will not use the port */
         if (m->value == 1)
             introduce(p);

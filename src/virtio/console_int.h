@@ -22,7 +22,7 @@ struct console_port {
     struct chardev *ch; /* NULL: there is no such port */
     char *name;         /* NULL: the console */
     uint64_t tx_off;    /* how much of the first request of its transmit queue is written */
-    bool ready;         /* the driver has taken it up */
+    bool added, ready;  /* the driver is told that it exists; has taken it up */
     bool guest_open;
     uint8_t news;
 };

@@ -129,8 +129,10 @@ static void test_config(void **st)
     assert_int_equal(wh[1], 43);
     /* A new size tells a driver that asked for it. */
     drv_start(&r->d, 0);
+    uint32_t gen = drv_get(&r->d, 0xfc);
     resize(r, 80, 25);
     assert_int_equal(drv_get(&r->d, 0x60), 0);
+    assert_int_not_equal(drv_get(&r->d, 0xfc), gen);
     drv_start(&r->d, 1);
     resize(r, 100, 30);
     assert_int_equal(drv_get(&r->d, 0x60), 2);
@@ -397,8 +399,40 @@ static void test_ports(void **st)
     say(r, 2, NAME, 1);
     say(r, 2, 0xffff, 0xffff);
     say(r, 0, READY, 0);
+    say(r, 0, READY, 1); /* a port that exists must not be added */
     hear_none(r);
     assert_int_equal(drv_get(&r->d, 0x70), 15);
+    /* After a reset none exists; and a driver that knows them still need not ask. */
+    drv_start(&r->d, MULTIPORT);
+    listen(r, 16);
+    say(r, 2, PORT_READY, 1);
+    hear(r, 2, NAME, "org.example.two", 15);
+    hear(r, 2, OPEN, NULL, 1);
+    say(r, 0, READY, 1);
+    hear(r, 0, ADD, NULL, 0);
+    hear_none(r);
+}
+
+/* Ports and no console: its queues are there all the same, for a driver that knows of no ports. */
+static void test_no_console(void **st)
+{
+    struct rig *r = *st;
+    const struct virtio_console_port port[2] = { { 0 }, { "org.example.two", &r->p2->ch } };
+    virtio_free(r->d.v);
+    r->d.v = virtio_console_new(&r->env, port, 2);
+    assert_int_equal(drv_offered(&r->d) & 7, MULTIPORT); /* an emergency write would go nowhere */
+    drv_start(&r->d, 0);
+    send(r, 0, DRV_DATA, 8);
+    drv_kick(&r->d, TX);
+    drv_quiet(&r->d);
+    assert_int_equal(drv_used(&r->d, TX, NULL), 0);
+    drv_desc(&r->d, RX, 0, (struct drv_desc){ DRV_DATA, 8, D_WRITE, 0 });
+    drv_add(&r->d, RX, 0);
+    drv_kick(&r->d, RX);
+    drv_quiet(&r->d);
+    assert_int_equal(drv_used(&r->d, RX, NULL), -1);
+    virtio_mmio_ops.write(r->d.v, 0x108, "x", 1);
+    assert_int_equal(r->f->n + r->p2->n, 0);
 }
 
 /* Messages that nobody makes room for are kept once each, however often they are asked for. */
@@ -528,7 +562,7 @@ static void test_ports_state(void **st)
         assert_int_equal(virtio_mmio_ops.load(r->d.v, &in, 1), -EINVAL);
     }
     /* The last bytes are port 2's news and flags, before them port 1's, which there is not. */
-    out.buf[out.len - 1] = 4;
+    out.buf[out.len - 1] = 8;
     in = (struct state_in){ .buf = out.buf, .len = out.len };
     assert_int_equal(virtio_mmio_ops.load(r->d.v, &in, 1), -EINVAL);
     out.buf[out.len - 1] = 3;
@@ -544,8 +578,9 @@ static void test_ports_state(void **st)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_config), T(test_emergency), T(test_output),         T(test_throttled),  T(test_input),
-        T(test_state),  P(test_ports),     P(test_ports_patience), P(test_ports_data), P(test_ports_state),
+        T(test_config),         T(test_emergency),  T(test_output),      T(test_throttled),
+        T(test_input),          T(test_state),      P(test_ports),       P(test_no_console),
+        P(test_ports_patience), P(test_ports_data), P(test_ports_state),
     };
     log_set_level(LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
