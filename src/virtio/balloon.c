@@ -19,13 +19,15 @@
 #define F_DEFLATE_ON_OOM (1UL << 2)
 #define F_REPORTING (1UL << 5)
 
-enum { INFLATEQ, DEFLATEQ, BALLOON_QUEUE = 128, BATCH = 8, NO_QUEUE = VIRTIO_QUEUES_MAX };
+enum { INFLATEQ, DEFLATEQ, STANDARD_REPORTQ = 4, BALLOON_QUEUE = 128, BATCH = 8, NO_QUEUE = VIRTIO_QUEUES_MAX };
 enum { ACTUAL_OFF = 4, CONFIG_LEN = 8, PFNS_MAX = 65536, STAT_LEN = 10 };
 
 struct balloon {
     struct virtio_dev v; /* first */
     uint32_t target, actual;
-    unsigned statsq, reportq; /* as negotiated: only queues that are in use are counted, as Linux does */
+    /* As negotiated: only queues that are in use are counted, as Linux does. Reports are taken from the queue that the
+     * standard numbers so, too. */
+    unsigned statsq, reportq;
     unsigned stats_seconds;
     bool over; /* no more timers */
     struct timer timer;
@@ -139,6 +141,11 @@ static void give_back(struct balloon *b, const struct job *j)
     b->info.given_back += bytes;
 }
 
+static bool is_reports(const struct balloon *b, unsigned q)
+{
+    return b->reportq != NO_QUEUE && (q == b->reportq || q == STANDARD_REPORTQ);
+}
+
 static bool serve_pages(struct balloon *b, unsigned q)
 {
     struct virtio_dev *v = &b->v;
@@ -151,7 +158,7 @@ static bool serve_pages(struct balloon *b, unsigned q)
             continue;
         }
         uint16_t head = v->chain.head; /* the chain is another's without the lock */
-        struct job *j = q == b->reportq ? reported(v) : listed(v, q);
+        struct job *j = is_reports(b, q) ? reported(v) : listed(v, q);
         if (j) {
             *(q == INFLATEQ ? &b->info.inflated : q == DEFLATEQ ? &b->info.deflated : &b->info.reported) += j->bytes;
             if (q != DEFLATEQ)
@@ -276,7 +283,7 @@ static bool balloon_serve(struct virtio_dev *v, unsigned q)
         read_stats(b);
         return false;
     }
-    return q <= DEFLATEQ || q == b->reportq ? serve_pages(b, q) : false;
+    return q <= DEFLATEQ || is_reports(b, q) ? serve_pages(b, q) : false;
 }
 
 static void name_queues(struct balloon *b, uint64_t features)
@@ -358,7 +365,7 @@ struct virtio_dev *virtio_balloon_new(const struct virtio_env *env, const struct
     virtio_init(&b->v, &balloon_ops, env,
                 (cfg->stats_seconds ? F_STATS_VQ : 0) | (cfg->deflate_on_oom ? F_DEFLATE_ON_OOM : 0) |
                     (cfg->reporting ? F_REPORTING : 0));
-    for (unsigned i = 0; i < 2U + (cfg->stats_seconds != 0) + cfg->reporting; i++)
+    for (unsigned i = 0; i < (cfg->reporting ? STANDARD_REPORTQ + 1U : 2U + (cfg->stats_seconds != 0)); i++)
         virtio_add_queue(&b->v, BALLOON_QUEUE);
     if (cfg->stats_seconds)
         timer_init(&b->timer, env->timers, on_timer, b);

@@ -11,7 +11,7 @@
 #include "state/state.h"
 #include "virtio_driver.h"
 
-enum { INFLATE, DEFLATE, STATS, REPORT };
+enum { INFLATE, DEFLATE, STATS, REPORT, STANDARD_REPORT };
 enum { STATS_F = 2, OOM_F = 4, REPORT_F = 32, FIRST = 0x200, FRAMES = 512 }; /* frames that are filled */
 #define SECOND 1000000000UL
 
@@ -107,7 +107,7 @@ static uint8_t peek(struct rig *r, unsigned frame)
 /* Host memory in use, with that of rings and lists always counted. */
 static uint64_t occupied(struct rig *r)
 {
-    for (unsigned q = 0; q < 4; q++)
+    for (unsigned q = 0; q < 5; q++)
         for (unsigned i = 0; i < 3; i++)
             mem_write(r->d.mem, drv_desc_at(q) + i * PAGE_SIZE + 4095, "", 1);
     mem_write(r->d.mem, DRV_DATA + 4095, "", 1);
@@ -228,7 +228,7 @@ static void test_odd_requests(void **st)
     drv_quiet(&r->d);
 }
 
-/* The reporting queue comes behind those that are in use. */
+/* The reporting queue comes behind those that are in use, or where the standard puts it. */
 static void report(struct rig *r, unsigned q)
 {
     drv_desc(&r->d, q, 0, (struct drv_desc){ (FIRST + 64) << PAGE_SHIFT, 32 << PAGE_SHIFT, D_WRITE | D_NEXT, 1 });
@@ -258,14 +258,22 @@ static void test_reporting(void **st)
     drv_start(&r->d, REPORT_F);
     report(r, STATS);
     assert_int_equal(before - occupied(r), 33 << PAGE_SHIFT);
+    for (uint64_t f = 0; f <= STATS_F; f += STATS_F) {
+        mem_write(r->d.mem, (FIRST + 64) << PAGE_SHIFT, "x", 1);
+        drv_start(&r->d, REPORT_F | f);
+        report(r, STANDARD_REPORT);
+        assert_int_equal(before - occupied(r), 33 << PAGE_SHIFT);
+    }
     /* Not negotiated: such a queue is nobody's. */
     drv_start(&r->d, STATS_F);
-    drv_desc(&r->d, REPORT, 0, (struct drv_desc){ (FIRST + 200) << PAGE_SHIFT, 4096, D_WRITE, 0 });
-    drv_add(&r->d, REPORT, 0);
-    drv_kick(&r->d, REPORT);
-    drv_quiet(&r->d);
-    assert_int_equal(drv_used(&r->d, REPORT, NULL), -1);
-    assert_int_equal(peek(r, FIRST + 200), 0xaa);
+    for (unsigned q = REPORT; q <= STANDARD_REPORT; q++) {
+        drv_desc(&r->d, q, 0, (struct drv_desc){ (FIRST + 200) << PAGE_SHIFT, 4096, D_WRITE, 0 });
+        drv_add(&r->d, q, 0);
+        drv_kick(&r->d, q);
+        drv_quiet(&r->d);
+        assert_int_equal(drv_used(&r->d, q, NULL), -1);
+        assert_int_equal(peek(r, FIRST + 200), 0xaa);
+    }
 }
 
 static void stat_buffer(struct rig *r, uint64_t free_bytes)
