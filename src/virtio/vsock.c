@@ -34,12 +34,18 @@ static void owe_rst(struct vsock *s, struct vsock_rst r)
 
 void vsock_answer_rst(struct vsock *s, const struct vsock_hdr *h)
 {
-    owe_rst(s, (struct vsock_rst){ h->dst_cid, h->dst_port, h->src_port, h->type });
+    owe_rst(s, (struct vsock_rst){
+                   .src_cid = h->dst_cid, .src_port = h->dst_port, .dst_port = h->src_port, .type = h->type });
 }
 
-void vsock_send_rst(struct vsock *s, uint32_t host_port, uint32_t guest_port)
+void vsock_send_rst(const struct vsock_conn *c)
 {
-    owe_rst(s, (struct vsock_rst){ VSOCK_CID_HOST, host_port, guest_port, VSOCK_TYPE_STREAM });
+    owe_rst(c->s, (struct vsock_rst){ .src_cid = VSOCK_CID_HOST,
+                                      .src_port = c->host_port,
+                                      .dst_port = c->guest_port,
+                                      .buf_alloc = c->buf_alloc,
+                                      .fwd_cnt = c->fwd_cnt,
+                                      .type = VSOCK_TYPE_STREAM });
 }
 
 /* Makes the next packet in v.chain, which has room for a header: its length, 0 = there is none after all. */
@@ -55,6 +61,8 @@ static uint32_t next_packet(struct vsock *s)
         h.src_port = r->src_port;
         h.dst_port = r->dst_port;
         h.type = r->type;
+        h.buf_alloc = r->buf_alloc;
+        h.fwd_cnt = r->fwd_cnt;
         h.op = VSOCK_OP_RST;
     } else {
         struct vsock_conn *c = vsock_of(s->active.next, active);
@@ -143,7 +151,7 @@ static bool on_shutdown(struct vsock_conn *c, unsigned flags)
         return false;
     c->guest_shut |= flags & VSOCK_NO_BOTH;
     if (c->guest_shut == VSOCK_NO_BOTH) {
-        vsock_send_rst(c->s, c->host_port, c->guest_port);
+        vsock_send_rst(c);
         vsock_conn_leave(c);
         return true;
     }

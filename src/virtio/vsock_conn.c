@@ -118,7 +118,7 @@ void vsock_conn_kill(struct vsock_conn *c)
 
 void vsock_conn_abort(struct vsock_conn *c)
 {
-    vsock_send_rst(c->s, c->host_port, c->guest_port);
+    vsock_send_rst(c);
     vsock_conn_kill(c);
 }
 

@@ -61,6 +61,7 @@ struct vsock_conn {
 struct vsock_rst {
     uint64_t src_cid;
     uint32_t src_port, dst_port;
+    uint32_t buf_alloc, fwd_cnt; /* all packets of a flow say these; 0 where there is none */
     uint16_t type;
 };
 
@@ -89,9 +90,9 @@ struct vsock {
 
 /* Gives the guest what there is for it, within bounds; goes on by itself if that was not all. */
 void vsock_pump(struct vsock *s);
-/* Owes the guest a RST that answers h, or one from a port of the host. */
+/* Owes the guest a RST that answers h, or one for a connection that it knows. */
 void vsock_answer_rst(struct vsock *s, const struct vsock_hdr *h);
-void vsock_send_rst(struct vsock *s, uint32_t host_port, uint32_t guest_port);
+void vsock_send_rst(const struct vsock_conn *c);
 
 /* ---- vsock_conn.c ---- */
 

@@ -284,6 +284,8 @@ static void test_half_close(void **st)
     expect(r, RW);
     rw(r, 1000, 77, "x", 1); /* after it said that it would not */
     expect(r, RST);
+    assert_int_equal(r->h.buf_alloc, ALLOC); /* as in all packets of a flow */
+    assert_int_equal(r->h.fwd_cnt, 4);
     close(fd);
     /* The host ends its half: the guest goes on sending. */
     fd = open_down(r, &port);
@@ -303,8 +305,12 @@ static void test_half_close(void **st)
     say(r, RST, 52, port);
     /* Both at once from the guest: answered by a RST. */
     fd = open_down(r, &port);
+    rw(r, 52, port, "still", 5);
+    expect_text(fd, "still");
     shut(r, 3, 52, port);
     expect(r, RST);
+    assert_int_equal(r->h.buf_alloc, ALLOC);
+    assert_int_equal(r->h.fwd_cnt, 5);
     expect_end(fd);
     close(fd);
     /* The guest will not receive: the host cannot send, and its end is noticed. */
