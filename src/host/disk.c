@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -341,6 +342,14 @@ int disk_write(struct disk *d, struct iovec *iov, int n, uint64_t off)
             return r;
     }
     return d->fmt->write(d, &c, off, len);
+}
+
+int disk_sync(struct disk *d)
+{
+    int r = file_sync(d->fd), none = 0;
+    if (r < 0 && atomic_compare_exchange_strong(&d->sync_error, &none, r))
+        log_error("what was written to '%s' may be lost: %s; it cannot be flushed any more", d->path, strerror(-r));
+    return atomic_load(&d->sync_error);
 }
 
 int disk_flush(struct disk *d)

@@ -45,6 +45,7 @@ struct disk {
     struct disk *over;    /* the image whose backing this is */
     struct disk *backing; /* owned */
     char serial[DISK_SERIAL];
+    _Atomic int sync_error; /* of the first disk_sync that failed */
 };
 
 /*
@@ -55,6 +56,9 @@ int disk_open_backing(struct disk *d, const char *name, const char *format, cons
                       struct err *e);
 /* As disk_open_with, of a file that is open already (taken over, closed on failure too). */
 struct disk *disk_open_fd(int fd, const char *path, const struct disk_options *o, struct err *e);
+/* What was written to the file is on the medium. Once this has failed it fails for good: the kernel tells of pages that
+ * it could not write once, and forgets them. Any thread. */
+int disk_sync(struct disk *d);
 /* Reads of what is behind a shorter backing are zeroes. d may be NULL: all zeroes. */
 int disk_read_backing(struct disk *d, struct iov_cursor *c, uint64_t off, uint64_t len);
 

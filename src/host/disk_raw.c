@@ -41,7 +41,7 @@ static int raw_write(struct disk *d, struct iov_cursor *c, uint64_t off, uint64_
 
 static int raw_flush(struct disk *d)
 {
-    return file_sync(d->fd);
+    return disk_sync(d);
 }
 
 /* As file_allocate; remembers in *cannot that the host can never do it. */

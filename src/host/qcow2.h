@@ -45,7 +45,7 @@ struct qcow2 {
     pthread_cond_t wait;
     unsigned waiting;
     bool busy;   /* a flush is between its steps: no changes of metadata */
-    bool broken; /* found corrupt while in use: no more changes */
+    bool broken; /* found corrupt while in use, or nobody knows what is on the medium: no more changes */
     bool data_unsynced;
     struct q_range *ranges;
     uint64_t *l1, *rt;                   /* in host order; rt: the refcount table */
@@ -69,6 +69,8 @@ struct qcow2 {
 /* Says so once, marks the image corrupt if it can, and returns -EIO. Lock held. */
 int q_corrupt(struct qcow2 *q, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int q_write_incompatible(struct qcow2 *q, uint64_t features); /* the header's bits, in the file at once */
+/* disk_sync; after a failure there are no more changes, whose order would mean nothing. Lock held. */
+int q_sync(struct qcow2 *q);
 
 /* ---- qcow2_map.c; lock held ---- */
 

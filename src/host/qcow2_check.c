@@ -357,7 +357,7 @@ static int repair(struct q_check *c)
     if (r == 0)
         r = check_flags(c);
     if (r == 0)
-        r = file_sync(q->fd);
+        r = q_sync(q);
     if (r == 0 && q->h.incompatible & (QCOW2_DIRTY | QCOW2_CORRUPT))
         r = q_write_incompatible(q, q->h.incompatible & ~(QCOW2_DIRTY | QCOW2_CORRUPT));
     if (r < 0)

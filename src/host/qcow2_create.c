@@ -160,14 +160,14 @@ static int move_l1(struct qcow2 *q, uint64_t n, uint64_t bytes)
     if (r == 0)
         r = q_write_table(q, first << q->bits, t, n);
     if (r == 0)
-        r = file_sync(q->fd);
+        r = q_sync(q);
     put64(b, bytes);
     put32(b + 12, (uint32_t)n);
     put64(b + 16, first << q->bits);
     if (r == 0)
         r = file_write(q->fd, b, sizeof(b), Q_AT_SIZE);
     if (r == 0)
-        r = file_sync(q->fd);
+        r = q_sync(q);
     if (r < 0) {
         free(t);
         return r;

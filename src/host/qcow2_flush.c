@@ -65,17 +65,25 @@ int q_write_counters(struct qcow2 *q, uint64_t first, uint64_t blocks, uint64_t 
     return r;
 }
 
+int q_sync(struct qcow2 *q)
+{
+    int r = disk_sync(q->d);
+    if (r < 0)
+        q->broken = true;
+    return r;
+}
+
 int q_switch_table(struct qcow2 *q, uint64_t off, uint32_t clusters)
 {
     struct {
         uint64_t off;
         uint32_t clusters;
     } __attribute__((packed)) be = { htobe64(off), htobe32(clusters) };
-    int r = file_sync(q->fd);
+    int r = q_sync(q);
     if (r == 0)
         r = file_write(q->fd, &be, sizeof(be), Q_AT_RT);
     if (r == 0)
-        r = file_sync(q->fd);
+        r = q_sync(q);
     if (r == 0) {
         q->h.rt_off = off;
         q->h.rt_clusters = clusters;
@@ -88,7 +96,7 @@ int q_write_refcounts(struct qcow2 *q)
 {
     int r = q_cache_write(&q->rc);
     if (r == 0 && q->rt_lo < q->rt_hi) {
-        r = file_sync(q->fd);
+        r = q_sync(q);
         if (r == 0)
             r = write_entries(q, q->h.rt_off + q->rt_lo * 8, q->rt + q->rt_lo, q->rt_hi - q->rt_lo);
         if (r == 0)
@@ -102,8 +110,10 @@ int q_write_refcounts(struct qcow2 *q)
 static int sync_unlocked(struct qcow2 *q)
 {
     lock_drop(&q->lock);
-    int r = file_sync(q->fd);
+    int r = disk_sync(q->d);
     lock_take(&q->lock);
+    if (r < 0)
+        q->broken = true;
     return r;
 }
 
@@ -209,7 +219,7 @@ int q_finish(struct qcow2 *q)
     if (r == 0 && (q->rc.dirty || q->rt_lo < q->rt_hi))
         r = q_write_refcounts(q);
     if (r == 0)
-        r = file_sync(q->fd);
+        r = q_sync(q);
     if (r == 0 && q->h.incompatible & QCOW2_DIRTY)
         r = q_write_incompatible(q, q->h.incompatible & ~QCOW2_DIRTY);
     return r;

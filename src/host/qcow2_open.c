@@ -23,7 +23,7 @@ int q_write_incompatible(struct qcow2 *q, uint64_t features)
     uint64_t be = htobe64(features);
     int r = file_write(q->fd, &be, sizeof(be), Q_AT_INCOMPATIBLE);
     if (r == 0)
-        r = file_sync(q->fd);
+        r = q_sync(q);
     if (r == 0)
         q->h.incompatible = features;
     return r;

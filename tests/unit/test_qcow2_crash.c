@@ -3,7 +3,8 @@
  * Power cuts while a qcow2 image is written. The program's own pwritev, fdatasync and fallocate note what is written;
  * a cut keeps what was there at the last fdatasync and any choice of the sectors written since. Each such image must
  * be in order but for leaks (with lazy refcounts: after repair), and each sector must hold what it held at the last
- * flush or something written later. TEST_SEED and TEST_ROUNDS as in test_qcow2_qemu.
+ * flush or something written later. A sync that fails drops some of what it should have written, and the image must not
+ * pretend afterwards that all is well. TEST_SEED and TEST_ROUNDS as in test_qcow2_qemu.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -20,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/types.h"
 #include "host/disk.h"
 #include "host/disk_image.h"
 
@@ -35,6 +37,7 @@ static struct {
         uint8_t data[512];
     } * pending;
     size_t n;
+    unsigned fail_in;   /* 1: the next fdatasync fails */
     uint8_t *cut[CUTS]; /* images to be looked at when the operation is over */
     size_t cut_size[CUTS];
     int cuts;
@@ -115,10 +118,13 @@ int fdatasync(int fd)
         return 0;
     if (rnd() % 3 == 0)
         cut();
+    bool fails = w.fail_in && --w.fail_in == 0;
     for (size_t i = 0; i < w.n; i++)
-        put(w.medium, &w.size, i);
+        if (!fails || rnd() % 2)
+            put(w.medium, &w.size, i);
     w.n = 0;
-    return 0;
+    errno = EIO;
+    return fails ? -1 : 0;
 }
 
 int fallocate(int fd, int mode, off_t off, off_t len)
@@ -328,26 +334,47 @@ static void begin(struct run *t, const struct shape *s)
         fail_msg("%s", e.text);
 }
 
-static void test_shape(const struct shape *s, unsigned rounds)
+/* The medium is the image as it is now. A descriptor that is open meanwhile. */
+static int note_begin(struct run *t, const struct shape *s)
 {
-    struct run *t = calloc(1, sizeof(*t));
-    struct err e = { 0 };
-    struct disk_options o = { .format = "qcow2" };
     begin(t, s);
     memset(w.medium, 0, FILE_MAX);
     w.n = 0;
     int fd = open(t->img, O_RDWR);
     w.size = (size_t)read(fd, w.medium, FILE_MAX);
+    return fd;
+}
+
+static void note_end(struct run *t, int fd)
+{
+    char cmd[128];
+    close(fd);
+    snprintf(cmd, sizeof(cmd), "rm -r %s", t->dir);
+    assert_int_equal(system(cmd), 0);
+    free(t);
+}
+
+static struct disk *open_noted(struct run *t, int fd, bool first)
+{
+    struct err e = { 0 };
+    struct disk_options o = { .format = "qcow2" };
+    struct disk *d = disk_open_with(t->img, &o, &e);
+    if (!d)
+        fail_msg("%s", e.text);
+    w.fd = fd + 1; /* what disk_open got, since the smallest is taken */
+    if (first && disk_resize(d, SECTORS * 512, &e) < 0)
+        fail_msg("%s", e.text);
+    check_cuts(t);
+    return d;
+}
+
+static void test_shape(const struct shape *s, unsigned rounds)
+{
+    struct run *t = calloc(1, sizeof(*t));
+    struct err e = { 0 };
+    int fd = note_begin(t, s);
     for (unsigned i = 0; i < rounds; i++) {
-        struct disk *d = disk_open_with(t->img, &o, &e);
-        if (!d)
-            fail_msg("%s", e.text);
-        w.fd = fd + 1; /* what disk_open got, since the smallest is taken */
-        if (i == 0) {
-            if (disk_resize(d, SECTORS * 512, &e) < 0)
-                fail_msg("%s", e.text);
-            check_cuts(t);
-        }
+        struct disk *d = open_noted(t, fd, i == 0);
         for (unsigned k = 0; k < 40; k++)
             operation(t, d);
         check_values(t, d);
@@ -360,11 +387,43 @@ static void test_shape(const struct shape *s, unsigned rounds)
     }
     print_message("clusters of %u bytes: %lu cuts\n", 1U << s->bits, t->cuts);
     assert_true(t->cuts > rounds);
-    close(fd);
-    char cmd[128];
-    snprintf(cmd, sizeof(cmd), "rm -r %s", t->dir);
-    assert_int_equal(system(cmd), 0);
-    free(t);
+    note_end(t, fd);
+}
+
+/* The kernel tells of pages that it could not write once, and forgets them: the next sync would succeed. */
+static void test_sync_fails(const struct shape *s, unsigned which)
+{
+    struct run *t = calloc(1, sizeof(*t));
+    static uint8_t buf[512];
+    struct iovec v = { buf, sizeof(buf) };
+    int fd = note_begin(t, s);
+    struct disk *d = open_noted(t, fd, true);
+    for (unsigned k = 0; k < 20; k++)
+        operation(t, d);
+    assert_int_equal(disk_flush(d), 0);
+    check_cuts(t);
+    flushed(t);
+    for (unsigned k = 0; k < 4; k++) {
+        may_become(t, d, 700 * k, 1, false);
+        fill(buf, t->value[700 * k][t->n[700 * k] - 1]);
+        assert_int_equal(disk_write(d, &v, 1, 700 * k * 512UL), 0);
+    }
+    w.fail_in = which;
+    int r = disk_flush(d);
+    assert_int_equal(r, w.fail_in ? 0 : -EIO);
+    if (r < 0) {
+        assert_int_equal(disk_flush(d), -EIO);
+        assert_true(disk_write(d, &v, 1, 0) < 0);
+        assert_int_equal(disk_flush(d), -EIO);
+        assert_int_equal(disk_read(d, &v, 1, 0), 0);
+    }
+    w.fail_in = 0;
+    disk_close(d);
+    check_cuts(t);
+    w.fd = -1;
+    if (r < 0)
+        check_cut(t, w.medium, w.size);
+    note_end(t, fd);
 }
 
 static unsigned number(const char *name, unsigned otherwise)
@@ -373,26 +432,48 @@ static unsigned number(const char *name, unsigned otherwise)
     return s ? (unsigned)strtoul(s, NULL, 0) : otherwise;
 }
 
-static void test_cuts(void **st)
+static int setup(void **st)
 {
     (void)st;
     w.seed = number("TEST_SEED", 1);
     w.cut_one_in = 12;
-    log_set_level(LOG_ERROR); /* every repair warns */
-    w.medium = calloc(1, FILE_MAX);
+    w.medium = calloc(1, FILE_MAX + 65536); /* and zeroes to compare with */
     w.pending = calloc(PENDING, sizeof(w.pending[0]));
     for (int i = 0; i < CUTS; i++)
-        w.cut[i] = calloc(1, FILE_MAX + 65536); /* and zeroes to compare with */
-    for (unsigned i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
-        test_shape(&shapes[i], number("TEST_ROUNDS", 3));
+        w.cut[i] = calloc(1, FILE_MAX + 65536);
+    return 0;
+}
+static int teardown(void **st)
+{
+    (void)st;
     for (int i = 0; i < CUTS; i++)
         free(w.cut[i]);
     free(w.medium);
     free(w.pending);
+    return 0;
+}
+
+static void test_cuts(void **st)
+{
+    (void)st;
+    log_set_level(LOG_ERROR); /* every repair warns */
+    for (unsigned i = 0; i < ARRAY_LEN(shapes); i++)
+        test_shape(&shapes[i], number("TEST_ROUNDS", 3));
+}
+
+static void test_failures(void **st)
+{
+    (void)st;
+    for (unsigned i = 0; i < ARRAY_LEN(shapes); i++)
+        for (unsigned k = 0; k < 2 * number("TEST_ROUNDS", 3); k++)
+            test_sync_fails(&shapes[i], 1 + k % 2);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_cuts) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_cuts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_failures, setup, teardown),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
