@@ -14,6 +14,7 @@
 #include "mem/mem.h"
 #include "state/state.h"
 #include "virtio/devices.h"
+#include "virtio/stats.h"
 #include "virtio/throttle.h"
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
@@ -79,6 +80,8 @@ struct blk {
     struct diskio *io;
     bool writeback;
     struct virtio_throttle throttle;
+    uint64_t reads, writes, flushes, discards, zeroes, errors; /* requests that ended; errors are none of the others */
+    uint64_t read_bytes, written_bytes;
 };
 
 /* One request in flight. The buffers are pinned from start to finish. */
@@ -184,10 +187,15 @@ static uint8_t status_of(int r)
     return r == 0 ? S_OK : r == -EOPNOTSUPP ? S_UNSUPP : S_IOERR;
 }
 
-static void unpin(const struct blk_req *r)
+/* Returns how many bytes there are. */
+static uint64_t unpin(const struct blk_req *r)
 {
-    for (unsigned i = 0; i < r->n; i++)
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < r->n; i++) {
         mem_unpin(r->b->v.mem, r->buf[i].gpa, r->buf[i].len, r->hdr.type != T_OUT);
+        sum += r->buf[i].len;
+    }
+    return sum;
 }
 
 /* virtio 1.2, "The Virtqueue Used Ring": at least so many bytes were written, from the first on; rather too few than
@@ -197,13 +205,29 @@ static uint32_t used_len(uint64_t data, uint64_t room)
     return (uint32_t)(data < room ? data : room + 1);
 }
 
+/* Lock held. bytes: of a read or write. */
+static void count(struct blk *b, uint32_t type, uint8_t status, uint64_t bytes)
+{
+    if (status != S_OK) {
+        b->errors++;
+        return;
+    }
+    b->reads += type == T_IN;
+    b->read_bytes += type == T_IN ? bytes : 0;
+    b->writes += type == T_OUT;
+    b->written_bytes += type == T_OUT ? bytes : 0;
+    b->flushes += type == T_FLUSH;
+    b->discards += type == T_DISCARD;
+    b->zeroes += type == T_WRITE_ZEROES;
+}
+
 /* Gives a request back that has ended; lock held. */
 static void finish(struct blk_req *r)
 {
     struct virtio_dev *v = &r->b->v;
     uint8_t status = status_of(r->io.result);
     uint64_t data = status != S_OK ? 0 : r->hdr.type == T_IN ? r->room : r->hdr.type == T_GET_ID ? DISK_SERIAL : 0;
-    unpin(r);
+    count(r->b, r->hdr.type, status, unpin(r));
     /* The status byte may lie in the data of a hostile driver; it is written last. */
     mem_write(v->mem, r->status, &status, 1);
     virtq_push(&v->q[r->q], r->head, used_len(data, r->room));
@@ -380,6 +404,7 @@ static enum taken take(struct blk *b, unsigned qi, struct blk_req **req)
     if (p.verdict == S_OK && (*req = make_req(b, qi, &v->chain, &p)) != NULL)
         return TAKEN_REQ;
     mem_write(v->mem, p.status, &p.verdict, 1);
+    count(b, p.hdr.type, p.verdict, 0);
     virtq_push(q, v->chain.head, used_len(0, v->chain.in_len - 1));
     return TAKEN_ANSWERED;
 }
@@ -445,6 +470,19 @@ static int blk_load(struct virtio_dev *v, struct state_in *s)
     return 0;
 }
 
+static void blk_stats(struct virtio_dev *v, const struct virtio_put *put)
+{
+    const struct blk *b = (struct blk *)v;
+    put->fn(put->arg, "reads", b->reads);
+    put->fn(put->arg, "read_bytes", b->read_bytes);
+    put->fn(put->arg, "writes", b->writes);
+    put->fn(put->arg, "written_bytes", b->written_bytes);
+    put->fn(put->arg, "flushes", b->flushes);
+    put->fn(put->arg, "discards", b->discards);
+    put->fn(put->arg, "write_zeroes", b->zeroes);
+    put->fn(put->arg, "errors", b->errors);
+}
+
 static void blk_free(struct virtio_dev *v)
 {
     virtio_throttle_fini(&((struct blk *)v)->throttle);
@@ -463,6 +501,7 @@ static const struct virtio_ops blk_ops = {
     .reset = blk_reset,
     .save = blk_save,
     .load = blk_load,
+    .stats = blk_stats,
     .free = blk_free,
 };
 

@@ -15,6 +15,7 @@
 #include "host/net_offload.h"
 #include "mem/mem.h"
 #include "virtio/net_int.h"
+#include "virtio/stats.h"
 
 enum { NET_QUEUE = 256, CTRL_QUEUE = 64, TX_DROPS = 32, STATUS_UP = 1, STATUS_ANNOUNCE = 2 };
 
@@ -110,6 +111,9 @@ static size_t take_frame(struct vnet *n, struct net_hdr *h, uint8_t *buf)
         size_t len = v->chain.out_len < sizeof(*h) ? 0 : read_frame(n, h, buf);
         virtq_push(q, v->chain.head, 0);
         n->tx_used = true;
+        n->sent.frames += len != 0;
+        n->sent.bytes += len;
+        n->sent.dropped += len == 0;
         if (v->chain.out_len < sizeof(*h))
             q->broken = "a frame without its header";
         else if (len)
@@ -231,6 +235,8 @@ static enum placed place(struct vnet *n, const struct net_hdr *hdr, const uint8_
         r = virtio_has(v, F_MRG_RXBUF) ? place_merged(n, &h, frame, len) : DROPPED;
     }
     n->rx_used |= r == PLACED;
+    n->received.frames += r == PLACED;
+    n->received.bytes += r == PLACED ? len : 0;
     return r;
 }
 
@@ -289,7 +295,9 @@ static bool on_rx(void *arg, const struct net_hdr *h, const uint8_t *frame, size
     if (len < NET_FRAME_MIN || len > NET_FRAME_MAX)
         return true;
     lock_take(&v->lock);
-    if (virtio_live(v) && v->q[RXQ].ready && !v->q[RXQ].broken && vnet_filter_wants(n, frame, len)) {
+    bool wanted = vnet_filter_wants(n, frame, len);
+    n->filtered += !wanted;
+    if (virtio_live(v) && v->q[RXQ].ready && !v->q[RXQ].broken && wanted) {
         check_source(n, frame);
         n->rx_paid = n->rx_paid || virtio_throttle_take(&n->rx, RXQ, len);
         r = n->rx_paid ? place_any(n, h, frame, len) : NO_ROOM;
@@ -298,6 +306,7 @@ static bool on_rx(void *arg, const struct net_hdr *h, const uint8_t *frame, size
             r = DROPPED;
         n->rx_paid = n->rx_paid && r == NO_ROOM;
     }
+    n->received.dropped += wanted && r == DROPPED;
     lock_drop(&v->lock);
     if (r == PLACED && n->dump)
         net_dump_frame(n->dump, frame, len);
@@ -350,6 +359,20 @@ static void net_reset(struct virtio_dev *v)
     net_set_guest(n->net, 0);
 }
 
+static void net_stats(struct virtio_dev *v, const struct virtio_put *put)
+{
+    const struct vnet *n = (struct vnet *)v;
+    put->fn(put->arg, "tx_frames", n->sent.frames);
+    put->fn(put->arg, "tx_bytes", n->sent.bytes);
+    put->fn(put->arg, "tx_dropped", n->sent.dropped);
+    put->fn(put->arg, "rx_frames", n->received.frames);
+    put->fn(put->arg, "rx_bytes", n->received.bytes);
+    put->fn(put->arg, "rx_dropped", n->received.dropped);
+    put->fn(put->arg, "rx_filtered", n->filtered);
+    put->fn(put->arg, "commands", n->commands);
+    put->fn(put->arg, "commands_refused", n->refused);
+}
+
 static void net_dev_free(struct virtio_dev *v)
 {
     struct vnet *n = (struct vnet *)v;
@@ -370,6 +393,7 @@ static const struct virtio_ops net_dev_ops = {
     .reset = net_reset,
     .save = vnet_save,
     .load = vnet_load,
+    .stats = net_stats,
     .free = net_dev_free,
 };
 

@@ -191,6 +191,8 @@ bool vnet_serve_ctrl(struct vnet *n)
             break;
         }
         uint8_t ack = run(n);
+        n->commands++;
+        n->refused += ack != ACK_OK;
         virtq_write(q, &v->chain, 0, &ack, 1);
         virtq_push(q, v->chain.head, 1);
     }

@@ -61,7 +61,11 @@ struct vnet {
     bool rx_used, tx_used; /* the guest is to be told */
     bool complained;
     struct virtio_throttle rx, tx;
-    bool rx_paid;             /* the frame that has no room has its tokens */
+    bool rx_paid; /* the frame that has no room has its tokens */
+    struct vnet_count {
+        uint64_t frames, bytes, dropped;
+    } sent, received; /* by the guest */
+    uint64_t filtered, commands, refused;
     uint16_t head[VIRTQ_MAX]; /* scratch: the receive buffers that one frame is put into */
     uint32_t used[VIRTQ_MAX];
     uint8_t scratch[NET_FRAME_MAX];

@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "state/state.h"
+#include "virtio/stats.h"
 
 enum { COMPLAINTS_MAX = 5 };
 
@@ -79,6 +80,7 @@ void virtio_release(struct virtio_dev *v)
 static void interrupt(struct virtio_dev *v, uint8_t bit)
 {
     v->isr |= bit;
+    v->interrupts++;
     irq_set(&v->irq, true);
 }
 
@@ -149,6 +151,7 @@ void virtio_kick(struct virtio_dev *v, unsigned q)
 
 void virtio_notify(struct virtio_dev *v, unsigned q)
 {
+    v->notifications++;
     if (q >= v->n_queues || !virtio_live(v) || !v->q[q].ready)
         return;
     bool more = v->ops->on_worker;
@@ -263,6 +266,17 @@ void virtio_reset(struct virtio_dev *v)
     lock_take(&v->lock);
     reset(v);
     v->config_gen = 0;
+    lock_drop(&v->lock);
+}
+
+void virtio_stats(struct virtio_dev *v, const struct virtio_put *put)
+{
+    lock_take(&v->lock);
+    put->fn(put->arg, "notifications", v->notifications);
+    put->fn(put->arg, "interrupts", v->interrupts);
+    put->fn(put->arg, "broken_rules", v->complaints);
+    if (v->ops->stats)
+        v->ops->stats(v, put);
     lock_drop(&v->lock);
 }
 

@@ -47,6 +47,7 @@ enum { VIRTIO_ISR_QUEUE = 1, VIRTIO_ISR_CONFIG = 2 };
 #define VIRTIO_F_RING_RESET (1UL << 40)
 
 struct virtio_dev;
+struct virtio_put;
 
 struct virtio_ops {
     const char *name;
@@ -65,7 +66,8 @@ struct virtio_ops {
     void (*reset)(struct virtio_dev *v);                     /* nothing is in flight any more; may be NULL */
     void (*save)(struct virtio_dev *v, struct state_out *s); /* may be NULL, with load */
     int (*load)(struct virtio_dev *v, struct state_in *s);   /* hostile input; -EINVAL: unchanged */
-    void (*free)(struct virtio_dev *v);                      /* lock not held; calls virtio_fini */
+    void (*stats)(struct virtio_dev *v, const struct virtio_put *put); /* what it counted; may be NULL */
+    void (*free)(struct virtio_dev *v);                                /* lock not held; calls virtio_fini */
 };
 
 /* What a device is built with. The pool outlives it. */
@@ -87,7 +89,8 @@ struct virtio_dev {
     uint8_t status, isr;
     uint32_t config_gen;
     uint32_t sel_device, sel_driver, sel_queue, sel_shm; /* the transport's */
-    unsigned complaints;                                 /* in the log, over the device's life */
+    unsigned complaints;                                 /* broken rules, over the device's life */
+    uint64_t notifications, interrupts;                  /* counted too */
     bool resetting;
     bool in_notify; /* serve runs in the thread of the vCPU that rang */
     unsigned busy;  /* queued services and requests in flight */

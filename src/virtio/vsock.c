@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 
 #include "state/state.h"
+#include "virtio/stats.h"
 #include "virtio/vsock_int.h"
 
 #define F_STREAM (1UL << 0)
@@ -70,8 +71,12 @@ static uint32_t next_packet(struct vsock *s)
         n = vsock_conn_down(c, &h);
         vsock_conn_update(c); /* the others come first */
     }
-    if (n)
-        virtq_write(&s->v.q[VSOCK_RXQ], &s->v.chain, 0, &h, sizeof(h));
+    if (!n)
+        return 0;
+    virtq_write(&s->v.q[VSOCK_RXQ], &s->v.chain, 0, &h, sizeof(h));
+    s->down.packets++;
+    s->down.bytes += h.len;
+    s->resets += h.op == VSOCK_OP_RST;
     return n;
 }
 
@@ -142,6 +147,7 @@ static bool on_response(struct vsock_conn *c)
         return false;
     c->state = CONN_OPEN;
     c->deadline = 0;
+    c->s->opened++;
     return true;
 }
 
@@ -174,8 +180,11 @@ static bool on_packet(struct vsock_conn *c, const struct vsock_hdr *h)
     case VSOCK_OP_SHUTDOWN:
         return on_shutdown(c, h->flags);
     case VSOCK_OP_RW:
-        return c->state == CONN_OPEN && !(c->guest_shut & VSOCK_NO_SEND) &&
-               h->len <= c->s->v.chain.out_len - VSOCK_HDR && vsock_conn_up(c, h->len);
+        if (c->state != CONN_OPEN || c->guest_shut & VSOCK_NO_SEND || h->len > c->s->v.chain.out_len - VSOCK_HDR ||
+            !vsock_conn_up(c, h->len))
+            return false;
+        c->s->up.bytes += h->len;
+        return true;
     case VSOCK_OP_CREDIT_UPDATE:
         return c->state == CONN_OPEN;
     case VSOCK_OP_CREDIT_REQUEST:
@@ -192,6 +201,7 @@ static void take_packet(struct vsock *s)
     struct virtio_dev *v = &s->v;
     if (virtq_read(&v->q[VSOCK_TXQ], &v->chain, 0, &h, sizeof(h)) != sizeof(h) || h.src_cid != s->cid)
         return; /* nobody to answer to */
+    s->up.packets++;
     bool ours = h.dst_cid == VSOCK_CID_HOST && h.type == VSOCK_TYPE_STREAM;
     struct vsock_conn *c = ours ? vsock_conn_find(s, h.src_port, h.dst_port) : NULL;
     if (h.op == VSOCK_OP_RST) {
@@ -294,6 +304,18 @@ static int vsock_load(struct virtio_dev *v, struct state_in *in)
     return 0;
 }
 
+/* "tx" is from the guest, as for a network. */
+static void vsock_stats(struct virtio_dev *v, const struct virtio_put *put)
+{
+    const struct vsock *s = (struct vsock *)v;
+    put->fn(put->arg, "tx_packets", s->up.packets);
+    put->fn(put->arg, "tx_bytes", s->up.bytes);
+    put->fn(put->arg, "rx_packets", s->down.packets);
+    put->fn(put->arg, "rx_bytes", s->down.bytes);
+    put->fn(put->arg, "connections", s->opened);
+    put->fn(put->arg, "resets_sent", s->resets);
+}
+
 static void vsock_free(struct virtio_dev *v)
 {
     struct vsock *s = (struct vsock *)v;
@@ -311,6 +333,7 @@ static const struct virtio_ops vsock_ops = {
     .reset = vsock_reset,
     .save = vsock_save,
     .load = vsock_load,
+    .stats = vsock_stats,
     .free = vsock_free,
 };
 

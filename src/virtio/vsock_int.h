@@ -77,6 +77,10 @@ struct vsock {
     bool ticking;
     struct vsock_link all, active, dead;
     unsigned n_conns;
+    struct vsock_count {
+        uint64_t packets, bytes;
+    } up, down;
+    uint64_t opened, resets;
     uint32_t next_port;
     struct vsock_conn *hash[VSOCK_HASH];
     unsigned rst_at, n_rsts;

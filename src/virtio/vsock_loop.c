@@ -116,6 +116,7 @@ static void try_connect(struct vsock_conn *c)
     }
     c->state = CONN_OPEN;
     c->deadline = 0;
+    c->s->opened++;
     c->pend |= PEND_RESPONSE;
     vsock_conn_update(c);
 }

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include "mem/mem.h"
+#include "virtio/stats.h"
+#include "virtio/transport_mmio.h"
 #include "vm/balloon.h"
 #include "vm/internal.h"
 
@@ -116,6 +118,28 @@ static json_t *memory_json(struct machine *m)
     return o;
 }
 
+static void put_counter(void *o, const char *name, uint64_t v)
+{
+    put(o, name, v);
+}
+
+/* In the order of their addresses, which is that of their kinds and options. */
+static json_t *virtio_json(struct machine *m)
+{
+    json_t *all = json_array();
+    for (unsigned i = 0; i < m->n_dev; i++) {
+        struct virtio_dev *v = m->dev[i].dev;
+        if (m->dev[i].ops != &virtio_mmio_ops)
+            continue;
+        json_t *o = json_object();
+        const struct virtio_put put_all = { put_counter, o };
+        json_object_set_new(o, "device", json_string(v->ops->name));
+        virtio_stats(v, &put_all);
+        json_array_append_new(all, o);
+    }
+    return all;
+}
+
 int machine_write_stats(struct machine *m, FILE *f)
 {
     struct vcpu_stats sum = { 0 };
@@ -142,6 +166,7 @@ int machine_write_stats(struct machine *m, FILE *f)
         json_object_set_new(o, m->cfg.engine->name, own);
     }
     json_object_set_new(o, "memory", memory_json(m));
+    json_object_set_new(o, "virtio", virtio_json(m));
     if (m->balloon)
         json_object_set_new(o, "balloon", machine_balloon_json(m));
     int r = json_dumpf(o, f, JSON_INDENT(2)) < 0 || fputc('\n', f) == EOF ? -EIO : 0;

@@ -83,8 +83,12 @@ TRANSLATE_KEYS = {
 @case("cli:stats")
 def stats(b):
     path = os.path.join(b.tmp, "stats.json")
-    with b.boot("--cpus", "2", "--stats", path, flavour="cloud-amd64") as m:
+    disk = os.path.join(b.tmp, "disk.img")
+    with open(disk, "wb") as f:
+        f.truncate(1 << 20)
+    with b.boot("--cpus", "2", "--stats", path, "--disk", disk, "--net", "none", flavour="cloud-amd64") as m:
         m.shell()
+        m.run("modprobe virtio_blk; dd if=/dev/vda of=/dev/null bs=64k count=4")
         m.poweroff()
     with open(path, encoding="utf-8") as f:
         s = json.load(f)
@@ -97,6 +101,10 @@ def stats(b):
         ("granted memory", s["memory"]["granted_bytes"] == 512 << 20),
         ("touched memory", 32 << 20 < s["memory"]["touched_bytes"] <= 512 << 20),
         ("engine", s["engine"] in ("interp", "translate")),
+        ("virtio devices", [v["device"] for v in s["virtio"]][:2] == ["virtio-blk", "virtio-net"]),
+        ("disk reads", s["virtio"][0]["reads"] >= 4 and s["virtio"][0]["read_bytes"] >= 256 << 10),
+        ("disk interrupts", s["virtio"][0]["interrupts"] > 0 and s["virtio"][0]["notifications"] > 0),
+        ("no errors", s["virtio"][0]["errors"] == 0 and not any(v["broken_rules"] for v in s["virtio"])),
     ]
     if s["engine"] == "translate":
         t = s["translate"]

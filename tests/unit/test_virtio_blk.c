@@ -255,6 +255,31 @@ static void test_id(void **st)
     assert_int_equal(request(r, GET_ID, 0, BUF, 600), 0);
 }
 
+static void test_stats(void **st)
+{
+    struct rig *r = *st;
+    static const struct drv_counter want[] = {
+        { "reads", 2 },    { "read_bytes", 5120 }, { "writes", 1 }, { "written_bytes", 8192 }, { "flushes", 1 },
+        { "discards", 1 }, { "write_zeroes", 1 },  { "errors", 3 }, { "notifications", 9 },
+    };
+    drv_start(&r->d, F_FLUSH | F_DISCARD | F_ZEROES);
+    request(r, OUT, 3, BUF, 8192);
+    request(r, IN, 3, BUF, 4096);
+    request(r, IN, 0, BUF, 1024);
+    request(r, FLUSH, 0, 0, 0);
+    ranges(r, DISCARD, (struct range[]){ { 8, 8, 0 } }, 1);
+    ranges(r, ZEROES, (struct range[]){ { 8, 8, 0 } }, 1);
+    request(r, IN, DISK / 512, BUF, 512);
+    request(r, 99, 0, BUF, 512);
+    ranges(r, ZEROES, (struct range[]){ { 8, 8, 8 } }, 1);
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned i = 0; i < ARRAY_LEN(want); i++)
+            if (drv_counter(&r->d, want[i].name) != want[i].value)
+                fail_msg("%s: %lu", want[i].name, drv_counter(&r->d, want[i].name));
+        virtio_mmio_ops.reset(r->d.v); /* which changes nothing */
+    }
+}
+
 static void test_discard(void **st)
 {
     struct rig *r = *st;
@@ -563,9 +588,9 @@ static bool have_uring(void)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_config),    T(test_data),        T(test_framing), T(test_id),   T(test_discard),
-        T(test_read_only), T(test_cache_mode),  T(test_hostile), T(test_many), T(test_queues),
-        T(test_limit),     T(test_limit_state), T(test_state),
+        T(test_config),  T(test_data),      T(test_framing),     T(test_id),      T(test_stats),
+        T(test_discard), T(test_read_only), T(test_cache_mode),  T(test_hostile), T(test_many),
+        T(test_queues),  T(test_limit),     T(test_limit_state), T(test_state),
     };
     log_set_level(LOG_ERROR);
     int r = cmocka_run_group_tests_name("threads", tests, NULL, NULL);

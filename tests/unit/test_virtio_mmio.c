@@ -296,6 +296,9 @@ static void test_broken(void **st)
     assert_int_equal(drv_get(d, 0x70), 15 | 64);
     assert_int_equal(drv_get(d, 0x60), 2);
     assert_int_equal(drv_used(d, 0, NULL), -1);
+    assert_int_equal(drv_counter(d, "broken_rules"), 1);
+    assert_int_equal(drv_counter(d, "notifications"), 1);
+    assert_int_equal(drv_counter(d, "interrupts"), 1);
     /* The other queue stops too. */
     drv_desc(d, 1, 0, (struct drv_desc){ DRV_DATA, 64, D_WRITE, 0 });
     drv_add(d, 1, 0);

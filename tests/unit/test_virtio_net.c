@@ -561,6 +561,35 @@ static void test_filter(void **st)
     assert_int_equal(drv_get(&r->d, 0x70), 15 | 64);
 }
 
+static void test_stats(void **st)
+{
+    struct rig *r = *st;
+    static const struct drv_counter want[] = {
+        { "tx_frames", 2 },  { "tx_bytes", 160 },  { "tx_dropped", 1 }, { "rx_frames", 1 },        { "rx_bytes", 70 },
+        { "rx_dropped", 2 }, { "rx_filtered", 1 }, { "commands", 2 },   { "commands_refused", 1 },
+    };
+    const struct net_hdr h = { 0 };
+    const uint8_t off = 0;
+    uint8_t other[70] = OTHER;
+    uint8_t *p = pattern();
+    assert_true(push(r, p, 70)); /* no driver */
+    drv_start(&r->d, ALL_CTRL);
+    send(r, 0, &h, p, 60);
+    send(r, 2, &h, p, 13);
+    send(r, 4, &h, p, 100);
+    assert_int_equal(pull(r) + pull(r), 160);
+    assert_false(push(r, p, 70)); /* to be offered again */
+    offer(r, 0, 1, 100);
+    assert_true(push(r, p, 200));
+    assert_true(push(r, p, 70));
+    command(r, 0, 0, &off, 1);
+    command(r, 99, 0, &off, 1);
+    assert_true(push(r, other, sizeof(other)));
+    for (unsigned i = 0; i < ARRAY_LEN(want); i++)
+        if (drv_counter(&r->d, want[i].name) != want[i].value)
+            fail_msg("%s: %lu", want[i].name, drv_counter(&r->d, want[i].name));
+}
+
 static void test_guest_offloads(void **st)
 {
     struct rig *r = *st;
@@ -689,10 +718,10 @@ static void test_state(void **st)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_config),  T(test_send),           T(test_send_bad),         T(test_send_offloads),
-        T(test_receive), T(test_mergeable),      T(test_receive_offloads), T(test_mtu),
-        T(test_filter),  T(test_guest_offloads), T(test_limits),           T(test_reset),
-        T(test_state),
+        T(test_config),  T(test_send),      T(test_send_bad),         T(test_send_offloads),
+        T(test_receive), T(test_mergeable), T(test_receive_offloads), T(test_mtu),
+        T(test_filter),  T(test_stats),     T(test_guest_offloads),   T(test_limits),
+        T(test_reset),   T(test_state),
     };
     log_set_level(LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -119,6 +119,12 @@ static void test_from_guest(void **st)
     assert_int_equal(r->h.buf_alloc, ALLOC);
     say(r, REQUEST, 1001, 78); /* nobody listens */
     expect(r, RST);
+    assert_int_equal(drv_counter(&r->d, "connections"), 1);
+    assert_int_equal(drv_counter(&r->d, "tx_packets"), 4);
+    assert_int_equal(drv_counter(&r->d, "tx_bytes"), 5);
+    assert_int_equal(drv_counter(&r->d, "rx_packets"), 4);
+    assert_int_equal(drv_counter(&r->d, "rx_bytes"), 5);
+    assert_int_equal(drv_counter(&r->d, "resets_sent"), 1);
     assert_int_equal(r->h.src_port, 78);
     assert_int_equal(r->h.dst_port, 1001);
     expect_none(r);

@@ -14,6 +14,7 @@
 #include "host/pool.h"
 #include "mem/mem.h"
 #include "virtio/devices.h"
+#include "virtio/stats.h"
 #include "virtio/transport_mmio.h"
 
 enum { DRV_QSIZE_MAX = 64 };
@@ -273,6 +274,25 @@ static inline int drv_used(struct drv *d, unsigned q, uint32_t *len)
     if (len)
         *len = e[1];
     return (int)e[0];
+}
+
+struct drv_counter {
+    const char *name;
+    uint64_t value;
+};
+static inline void drv_take_counter(void *arg, const char *name, uint64_t value)
+{
+    struct drv_counter *c = arg;
+    if (strcmp(c->name, name) == 0)
+        c->value = value;
+}
+/* What the device says under that name; ~0: it does not. */
+static inline uint64_t drv_counter(struct drv *d, const char *name)
+{
+    struct drv_counter c = { name, ~0UL };
+    const struct virtio_put put = { drv_take_counter, &c };
+    virtio_stats(d->v, &put);
+    return c.value;
 }
 
 static inline void drv_ack(struct drv *d)
