@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -34,34 +35,44 @@ static void disarm(struct timer_svc *svc, struct timer *t)
 }
 
 /*
- * The file of all disks; full of zeroes again for each. On a file system, for one in memory cannot read without waiting
- * (RWF_NOWAIT), which is a path of its own.
+ * The two files of all disks; full of zeroes again for each. One is in memory, which is faster; the other is not, for a
+ * file in memory cannot be read without waiting (RWF_NOWAIT), which is a path of its own.
  */
-static int image_fd = -1;
-static const char *image(void)
+static int image_fd[2] = { -1, -1 };
+static const char *image(bool in_memory)
 {
-    static char path[32];
+    static char path[2][32];
     char name[] = "/tmp/gazda-fuzz-XXXXXX";
-    if (image_fd < 0) {
-        image_fd = mkstemp(name);
-        unlink(name);
-        snprintf(path, sizeof(path), "/proc/self/fd/%d", image_fd);
+    int *fd = &image_fd[in_memory];
+    if (*fd < 0) {
+        *fd = in_memory ? memfd_create("fuzz", 0) : mkstemp(name);
+        if (!in_memory)
+            unlink(name);
+        snprintf(path[in_memory], sizeof(path[0]), "/proc/self/fd/%d", *fd);
     }
     struct stat st;
-    if (image_fd < 0 || fstat(image_fd, &st) < 0)
+    if (*fd < 0 || fstat(*fd, &st) < 0)
         abort();
-    if ((st.st_size != DISK || st.st_blocks) && (ftruncate(image_fd, 0) < 0 || ftruncate(image_fd, DISK) < 0))
+    if ((st.st_size != DISK || st.st_blocks) && (ftruncate(*fd, 0) < 0 || ftruncate(*fd, DISK) < 0))
         abort();
-    return path;
+    return path[in_memory];
 }
 static void blk_end(void)
 {
-    if (image_fd >= 0)
-        close(image_fd);
-    image_fd = -1;
+    for (int i = 0; i < 2; i++) {
+        if (image_fd[i] >= 0)
+            close(image_fd[i]);
+        image_fd[i] = -1;
+    }
 }
 
-static void *blk_open(struct drv *d, const struct virtio_env *env, bool ro, const struct virtio_blk_cfg *cfg)
+/* How a disk is made: also by the case's variant. */
+struct how {
+    bool ro, in_memory;
+    struct virtio_blk_cfg cfg;
+};
+
+static void *blk_open(struct drv *d, const struct virtio_env *env, const struct how *h)
 {
     struct back *b = calloc(1, sizeof(*b));
     struct virtio_env with_time = *env;
@@ -69,13 +80,13 @@ static void *blk_open(struct drv *d, const struct virtio_env *env, bool ro, cons
         abort();
     b->timers = (struct timer_svc){ .now = now, .arm = arm, .disarm = disarm };
     struct err e = { 0 };
-    b->disk = disk_open(image(), ro, &e);
+    b->disk = disk_open(image(h->in_memory), h->ro, &e);
     if (!b->disk) {
         fprintf(stderr, "blk: %s\n", e.text);
         abort();
     }
     with_time.timers = &b->timers;
-    struct virtio_blk_cfg c = *cfg;
+    struct virtio_blk_cfg c = h->cfg;
     c.disk = b->disk;
     c.queues = 2;
     d->v = virtio_blk_new(&with_time, &c, NULL);
@@ -85,27 +96,25 @@ static void *blk_open(struct drv *d, const struct virtio_env *env, bool ro, cons
     }
     return b;
 }
-static const struct virtio_blk_cfg threads = { .io = DISKIO_THREADS }, uring = { .io = DISKIO_URING };
 
 static void *rw_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
-    (void)variant;
-    return blk_open(d, env, false, &threads);
+    return blk_open(d, env, &(struct how){ .in_memory = variant & 1, .cfg.io = DISKIO_THREADS });
 }
 static void *uring_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
-    return blk_open(d, env, false, variant % 16 == 0 ? &uring : &threads); /* a ring takes a millisecond or two */
+    bool ring = variant % 16 == 0; /* it takes a millisecond or two */
+    return blk_open(d, env, &(struct how){ .in_memory = variant & 1, .cfg.io = ring ? DISKIO_URING : DISKIO_THREADS });
 }
 static void *ro_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
-    (void)variant;
-    return blk_open(d, env, true, &threads);
+    return blk_open(d, env, &(struct how){ .ro = true, .in_memory = variant & 1, .cfg.io = DISKIO_THREADS });
 }
 static void *limit_open(struct drv *d, const struct virtio_env *env, unsigned variant)
 {
-    (void)variant;
     static const struct limiter_cfg limit = { .bandwidth = { 8192, 4096, 1 }, .ops = { 3, 2, 1 } };
-    return blk_open(d, env, false, &(struct virtio_blk_cfg){ .limit = &limit, .io = DISKIO_THREADS });
+    return blk_open(d, env,
+                    &(struct how){ .in_memory = variant & 1, .cfg = { .limit = &limit, .io = DISKIO_THREADS } });
 }
 static void limit_input(void *back, const uint8_t *buf, size_t n)
 {
