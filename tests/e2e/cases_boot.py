@@ -60,7 +60,7 @@ ALL = list(itertools.product(("amd64", "cloud-amd64"), ("bz", "pvh"), (1, 2, 4),
     list(itertools.product(("686-pae",), ("bz", "pvh"), (1, 2, 4), ("128M", "512M", "6G")))
 for t in ALL:
     add("boot:%s:%s:%dcpu:%s" % t, boot, *t, nightly=t not in CHECK,
-        modes=("rel", "asan", "ubsan") if t == ("cloud-amd64", "bz", 2, "128M") else ("rel",))
+        modes=("rel", "asan") if t == ("cloud-amd64", "bz", 2, "128M") else ("rel",))
 
 
 @case("boot:32cpus", nightly=True, seconds=1800)

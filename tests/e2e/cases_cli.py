@@ -42,7 +42,7 @@ def debug_exit(b, value):
 
 
 for v in (0, 1, 21, 127):
-    add("cli:debug-exit:%d" % v, debug_exit, v, seconds=120, modes=("rel", "asan", "ubsan"))
+    add("cli:debug-exit:%d" % v, debug_exit, v, seconds=120, modes=("rel", "asan"))
 
 
 @case("cli:no-debug-exit", seconds=120)
@@ -54,7 +54,7 @@ def no_debug_exit(b):
         m.wait(30)
 
 
-@case("cli:triple-fault", seconds=120, modes=("rel", "asan", "ubsan"))
+@case("cli:triple-fault", seconds=120, modes=("rel", "asan"))
 def triple(b):
     with b.start("--kernel", b.guest("triple"), "--no-reboot", "--mem", "16M") as m:
         m.expect("before", 30)

@@ -45,7 +45,7 @@ def some_data(path, size=24 * MIB):
         f.truncate(size)
 
 
-@case("image:tool", seconds=300, modes=("rel", "asan", "ubsan"))
+@case("image:tool", seconds=300, modes=("rel", "asan"))
 def image_tool(b):
     """Each subcommand; what it makes holds what it should."""
     p = lambda name: os.path.join(b.tmp, name)

@@ -17,7 +17,7 @@ add("smp:4cpu-minute", hammer, 4, 60)
 add("smp:1cpu", hammer, 1, 2)
 add("smp:2cpu", hammer, 2, 4)
 add("smp:16cpu", hammer, 16, 4)
-add("smp:4cpu", hammer, 4, 6, modes=("asan", "ubsan", "tsan"))
+add("smp:4cpu", hammer, 4, 6, modes=("asan", "tsan"))
 add("smp:32cpu", hammer, 32, 10, nightly=True)
 
 

@@ -49,7 +49,7 @@ class Bench:
     def __init__(self, gazda, mode, name, nightly=False):
         self.gazda, self.mode, self.nightly, self.top = os.path.abspath(gazda), mode, nightly, TOP
         # How much longer than the plain build everything may take.
-        self.scale = {"rel": 1.0, "dbg": 4.0, "ubsan": 5.0, "asan": 8.0, "tsan": 12.0}[mode]
+        self.scale = {"rel": 1.0, "dbg": 4.0, "asan": 8.0, "tsan": 12.0}[mode]
         self.tmp = tempfile.mkdtemp(prefix="gazda-e2e-")
         out = os.path.join(TOP, "out", "check", "e2e")
         os.makedirs(out, exist_ok=True)
