@@ -359,6 +359,8 @@ static void test_halt(void **st)
     add(b, (struct vcpu_exit){ .kind = EXIT_HLT });
     add(b, (struct vcpu_exit){ .kind = EXIT_KICKED });
     vcpu_resume(b->t);
+    while (b->s.at < 1)
+        nap();
     for (int i = 0; i < 50; i++)
         nap();
     assert_int_equal(b->s.at, 1); /* asleep */
