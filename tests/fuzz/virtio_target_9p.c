@@ -288,8 +288,8 @@ static void p9_target_input(void *back, const uint8_t *in, size_t n)
         if (b->slot == 0) {
             drv_kick(b->d, 0);
             drv_quiet(b->d);
-            while (drv_used(b->d, 0, NULL) >= 0)
-                ;
+            for (unsigned k = 0; k < DRV_QSIZE && drv_used(b->d, 0, NULL) >= 0; k++)
+                ; /* no more than may be there: a packed ring that the program wrote over can look used all round */
         }
     }
     drv_kick(b->d, 0);
