@@ -15,25 +15,39 @@
 
 /* ---- making ---- */
 
-/* The backing file can be opened from where the image will be; its size is the image's if that has none. */
-static int look_at_backing(const char *path, struct disk_create *c, struct err *e)
+/* The backing file, opened from where the image will be; its size is the image's if that has none. */
+static struct disk *open_backing(const char *path, struct disk_create *c, struct err *e)
 {
     struct disk_options o = { .format = c->backing_format, .read_only = true };
     const char *slash = strrchr(path, '/');
     int folder = c->backing[0] != '/' && slash ? (int)(slash - path + 1) : 0;
     char *name;
-    if (!c->backing_format)
-        return err_set(e, EINVAL, "the format of the backing file '%.300s' must be given: raw or qcow2", c->backing);
-    if (asprintf(&name, "%.*s%s", folder, path, c->backing) < 0)
-        return err_set(e, ENOMEM, "out of memory");
+    if (!c->backing_format) {
+        err_set(e, EINVAL, "the format of the backing file '%.300s' must be given: raw or qcow2", c->backing);
+        return NULL;
+    }
+    if (asprintf(&name, "%.*s%s", folder, path, c->backing) < 0) {
+        err_set(e, ENOMEM, "out of memory");
+        return NULL;
+    }
     struct disk *d = disk_open_with(name, &o, e);
     free(name);
-    if (!d)
-        return -EINVAL;
-    if (!c->bytes)
+    if (d && !c->bytes)
         c->bytes = disk_bytes(d);
-    disk_close(d);
-    return 0;
+    return d;
+}
+
+/* All that is wrong with the wish itself, before a file is emptied for it. */
+static int check_wish(const char *path, struct disk_create *c, struct err *e)
+{
+    c->bytes = (c->bytes + DISK_SECTOR - 1) & ~(uint64_t)(DISK_SECTOR - 1);
+    if (c->bytes == 0)
+        return err_set(e, EINVAL, "the image '%.300s' needs a size", path);
+    if (c->bytes > 1UL << 62)
+        return err_set(e, EINVAL, "the image '%.300s' would be too large", path);
+    if (strcmp(c->format, "qcow2") == 0)
+        return q_create_check(c, e);
+    return c->backing ? err_set(e, EINVAL, "a raw image cannot have a backing file") : 0;
 }
 
 int disk_create_fd(int fd, const char *path, const struct disk_create *c, struct err *e)
@@ -42,8 +56,6 @@ int disk_create_fd(int fd, const char *path, const struct disk_create *c, struct
         return q_create(fd, path, c, e);
     if (strcmp(c->format, "raw") != 0)
         return err_set(e, ENOTSUP, "\"%.100s\" is not a format of images that can be made: raw or qcow2", c->format);
-    if (c->backing)
-        return err_set(e, EINVAL, "a raw image cannot have a backing file");
     if (ftruncate(fd, (off_t)c->bytes) < 0)
         return err_set(e, errno, "cannot make the image '%.300s' %lu bytes large: %s", path, c->bytes, strerror(errno));
     return 0;
@@ -76,25 +88,22 @@ static int open_new(const char *path, bool force, bool *made, struct err *e)
 int disk_create(const char *path, const struct disk_create *want, bool force, struct err *e)
 {
     struct disk_create c = *want;
+    /* It stays open, and so locked: the file to be replaced may be it, or one that it is based on. */
+    struct disk *backing = c.backing ? open_backing(path, &c, e) : NULL;
     bool made;
-    if (c.backing) {
-        int r = look_at_backing(path, &c, e);
-        if (r < 0)
-            return r;
+    if (c.backing && !backing)
+        return -EINVAL;
+    int r = check_wish(path, &c, e);
+    int fd = r < 0 ? r : open_new(path, force, &made, e);
+    if (fd >= 0) {
+        r = disk_create_fd(fd, path, &c, e);
+        if (r < 0 && made)
+            unlink(path);
+        close(fd);
     }
-    c.bytes = (c.bytes + DISK_SECTOR - 1) & ~(uint64_t)(DISK_SECTOR - 1);
-    if (c.bytes == 0)
-        return err_set(e, EINVAL, "the image '%.300s' needs a size", path);
-    if (c.bytes > 1UL << 62)
-        return err_set(e, EINVAL, "the image '%.300s' would be too large", path);
-    int fd = open_new(path, force, &made, e);
-    if (fd < 0)
-        return fd;
-    int r = disk_create_fd(fd, path, &c, e);
-    if (r < 0 && made)
-        unlink(path);
-    close(fd);
-    return r;
+    if (backing)
+        disk_close(backing);
+    return fd < 0 ? fd : r;
 }
 
 /* ---- overlays ---- */

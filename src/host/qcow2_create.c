@@ -111,6 +111,17 @@ static int write_refcounts(int fd, const struct layout *l)
     return r;
 }
 
+int q_create_check(const struct disk_create *c, struct err *e)
+{
+    struct layout l = { 0 };
+    int r = plan(c, &l, e);
+    uint8_t *h = r == 0 ? calloc(1, 1UL << l.bits) : NULL;
+    if (r == 0)
+        r = h ? make_header(c, &l, h, e) : err_set(e, ENOMEM, "out of memory");
+    free(h);
+    return r;
+}
+
 int q_create(int fd, const char *path, const struct disk_create *c, struct err *e)
 {
     struct layout l = { 0 };

@@ -20,6 +20,8 @@ int q_write_counters(struct qcow2 *q, uint64_t first, uint64_t blocks, uint64_t 
 int q_write_table(struct qcow2 *q, uint64_t off, const uint64_t *t, uint64_t n); /* big-endian in the file */
 int q_switch_table(struct qcow2 *q, uint64_t off, uint32_t clusters);            /* synced before and after */
 
+/* Whether such an image can be made: everything that q_create refuses, without a file. */
+int q_create_check(const struct disk_create *c, struct err *e);
 /* Writes the header and tables of an empty image into an empty file; backing is taken as it is. */
 int q_create(int fd, const char *path, const struct disk_create *c, struct err *e);
 /* Lock held, change: n clusters in a row, behind all others. */

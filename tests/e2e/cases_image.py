@@ -45,6 +45,28 @@ def some_data(path, size=24 * MIB):
         f.truncate(size)
 
 
+@case("image:force", seconds=120, modes=("rel", "asan"))
+def image_force(b):
+    """--force replaces a file, but a command that is refused leaves it, and no image becomes an overlay of itself."""
+    p = lambda name: os.path.join(b.tmp, name)
+    some_data(p("a.raw"))
+    gazda(b, "convert", p("a.raw"), p("b.qcow2"))
+    gazda(b, "create", "-b", "b.qcow2", "-F", "qcow2", p("o.qcow2"))
+    os.link(p("b.qcow2"), p("same.qcow2"))
+    want = digest(p("b.qcow2"))
+    for args in (["create", "-b", "b.qcow2", "-F", "qcow2", p("b.qcow2")], ["create", p("b.qcow2"), "99999T"],
+                 ["create", "-b", "o.qcow2", "-F", "qcow2", p("b.qcow2")],
+                 ["create", "-b", "same.qcow2", "-F", "qcow2", p("b.qcow2")],
+                 ["create", "-f", "raw", "-b", "a.raw", "-F", "raw", p("b.qcow2")],
+                 ["create", "--compat", "v2", "--compression", "zstd", p("b.qcow2"), "1M"],
+                 ["convert", "--compat", "v2", "--lazy-refcounts", p("a.raw"), p("b.qcow2")],
+                 ["convert", "-f", "qcow2", p("o.qcow2"), p("b.qcow2")]):
+        gazda(b, args[0], "--force", *args[1:], status=1)
+        if digest(p("b.qcow2")) != want:
+            raise Fail("image %s --force was refused and changed the file" % " ".join(args))
+    gazda(b, "create", "--force", "-b", "a.raw", "-F", "raw", p("b.qcow2"))
+
+
 @case("image:tool", seconds=300, modes=("rel", "asan"))
 def image_tool(b):
     """Each subcommand; what it makes holds what it should."""
