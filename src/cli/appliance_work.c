@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cli/appliance.h"
@@ -62,14 +63,24 @@ const struct appliance_progress *work_progress(void)
     return &p;
 }
 
-/* In the child. */
+/* In the child, which leads a group: what it starts ends with it. */
 static void exec_program(char *const argv[], int out_fd)
 {
+    setpgid(0, 0);
     for (size_t i = 0; i < ARRAY_LEN(signals); i++)
         signal(signals[i], SIG_DFL);
     dup2(out_fd < 0 ? STDERR_FILENO : out_fd, STDOUT_FILENO);
     execvp(argv[0], argv);
     _exit(errno == ENOENT ? 127 : 126);
+}
+
+/* The program was interrupted and has ended; what it had started may still write into folders that go now. */
+static void end_group(pid_t group)
+{
+    enum { TRIES = 50, PAUSE_NS = 100000000 };
+    const struct timespec pause = { .tv_nsec = PAUSE_NS };
+    for (int i = 0; i < TRIES && kill(-group, SIGKILL) == 0; i++)
+        nanosleep(&pause, NULL);
 }
 
 int work_run(char *const argv[], int out_fd, const char *what, struct err *e)
@@ -81,11 +92,16 @@ int work_run(char *const argv[], int out_fd, const char *what, struct err *e)
         return err_set(e, errno, "cannot start %s: %s", argv[0], strerror(errno));
     if (pid == 0)
         exec_program(argv, out_fd);
+    setpgid(pid, pid); /* also here, before a signal is passed on to the group */
+    if (stop)
+        kill(-pid, SIGTERM);
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
         if (stop)
-            kill(pid, SIGTERM); /* a ^C has reached it already; a signal to us alone has not */
-    if (stop)
+            kill(-pid, SIGTERM); /* a ^C reaches us alone */
+    if (stop) {
+        end_group(pid);
         return err_set(e, EINTR, "interrupted");
+    }
     if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
         return err_set(e, ENOENT, "%s is not installed", argv[0]);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
