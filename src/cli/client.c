@@ -156,6 +156,17 @@ int client_call(struct client *c, const char *command, json_t *args, json_t **re
     return take_answer(c, n, ret, e);
 }
 
+int client_runs(struct client *c, struct err *e)
+{
+    json_t *ret = NULL;
+    int r = client_call(c, "info", NULL, &ret, e);
+    const char *state = json_string_value(json_object_get(ret, "state"));
+    if (r == 0 && state && strcmp(state, "paused") == 0)
+        r = err_set(e, EAGAIN, "machine %s is paused; \"gazda resume %s\" lets it go on", c->name, c->name);
+    json_decref(ret);
+    return r;
+}
+
 int client_wait_end(struct client *c, int timeout_ms)
 {
     long deadline = now_ms() + timeout_ms;

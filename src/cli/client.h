@@ -25,6 +25,8 @@ int client_open(struct client *c, const char *name, struct err *e);
 void client_close(struct client *c);
 /* Sends a command with arguments (taken; may be NULL) and waits for its answer, the caller's. 0 or -errno. */
 int client_call(struct client *c, const char *command, json_t *args, json_t **ret, struct err *e);
+/* 0 if the machine is not paused: else nothing in the guest would answer. */
+int client_runs(struct client *c, struct err *e);
 /* Waits until the machine closes the connection, that is, ends. 0 or -ETIMEDOUT. */
 int client_wait_end(struct client *c, int timeout_ms);
 /* Waits until the name is free again. 0 or -ETIMEDOUT. */

@@ -235,7 +235,9 @@ int cli_cp(int argc, char **argv)
         return cli_usage_error("the name of the guest's file is empty; it must be NAME:FILE");
     if (client_open(&c, from ? argv[1] : argv[2], &e) < 0)
         return cli_fail(&e);
-    int r = from ? from_guest(&c, from, argv[2], &e) : to_guest(&c, argv[1], to, &e);
+    int r = client_runs(&c, &e);
+    if (r == 0)
+        r = from ? from_guest(&c, from, argv[2], &e) : to_guest(&c, argv[1], to, &e);
     client_close(&c);
     return r < 0 ? cli_fail(&e) : STATUS_OK;
 }

@@ -49,9 +49,12 @@ static int run(const char *name, char *const argv[], bool input, unsigned wait_s
     struct client c;
     struct exec_result x = { 0 };
     struct exec_input in = { 0 };
-    if (client_open(&c, name, &e) < 0)
-        return cli_fail(&e);
-    int r = input ? read_input(&in, &e) : 0;
+    if (client_open(&c, name, &e) < 0) {
+        cli_fail(&e);
+        return STATUS_EXEC;
+    }
+    int r = client_runs(&c, &e);
+    r = r == 0 && input ? read_input(&in, &e) : r;
     if (r == 0 && wait_s)
         r = agent_wait(&c, wait_s, &e);
     if (r == 0)

@@ -14,7 +14,9 @@ static int pause_machine(const char *name, bool freeze)
     struct client c;
     if (client_open(&c, name, &e) < 0)
         return cli_fail(&e);
-    int r = freeze ? agent_do(&c, "guest-fsfreeze-freeze", NULL, NULL, &e) : 0;
+    int r = freeze ? client_runs(&c, &e) : 0;
+    if (r == 0 && freeze)
+        r = agent_do(&c, "guest-fsfreeze-freeze", NULL, NULL, &e);
     c.timeout_ms = CLIENT_MS;
     if (r == 0) {
         json_t *args = json_object(), *ret = NULL;

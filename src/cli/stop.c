@@ -16,7 +16,11 @@ static int stop(const char *name, unsigned seconds, bool force)
     json_t *ret = NULL;
     if (client_open(&c, name, &e) < 0)
         return cli_fail(&e);
-    int r = client_call(&c, "powerbutton", NULL, &ret, &e);
+    int r = client_runs(&c, &e);
+    if (r == -EAGAIN && force)
+        r = 0; /* it is ended without being asked */
+    else if (r == 0)
+        r = client_call(&c, "powerbutton", NULL, &ret, &e);
     bool listens = json_is_true(json_object_get(ret, "guest_listens"));
     json_decref(ret);
     if (r == 0 && !listens && !force)

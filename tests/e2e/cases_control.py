@@ -222,6 +222,10 @@ def pause(b):
             raise Fail("--freeze without an agent")
         gazda(b, "pause", "still")
         gazda(b, "pause", "still")
+        for args in (["exec", "-n", "still", "true"], ["cp", "still:/etc/hostname", "-"], ["stop", "still"],
+                     ["pause", "--freeze", "still"]):
+            if b"is paused" not in gazda(b, *args, status=125 if args[0] == "exec" else 1):
+                raise Fail("%s does not say that the machine is paused" % args[0])
         if state_of(b, "still") != "paused":
             raise Fail("it is %s" % state_of(b, "still"))
         m.send("echo $((40 + 2))-alive\n")
@@ -348,6 +352,7 @@ def agent(b):
     initrd = agent_initrd(b)
     with b.boot("--initrd", initrd, "--name", "agent", flavour="cloud-amd64") as m:
         m.shell()
+        gazda(b, "exec", "-n", "nobody", "true", status=125)
         text = gazda(b, "exec", "-n", "agent", "true", status=125)
         if b"no guest agent" not in text:
             raise Fail("without an agent: %r" % text)
