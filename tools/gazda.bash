@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
 # Completion of gazda for bash.
+_gazda_run_options='--kernel --boot --initrd --append --cpus --mem --disk --share --root --net --rng --serial --console
+    --port --no-agent --vsock --balloon --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --detach
+    --debug-exit --stats --gdb --log --help'
+
 _gazda_image() {
     local words
     if [ "$COMP_CWORD" = 2 ]; then
@@ -38,6 +42,7 @@ _gazda_appliance() {
     build) words='--packages --name --description --size --cpus --mem --port --run -o' ;;
     import) words='--name --kernel --initrd --append' ;;
     export) words=-o ;;
+    run) words=$_gazda_run_options ;;
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
@@ -79,12 +84,12 @@ _gazda() {
     --log) mapfile -t COMPREPLY < <(compgen -W 'error warn info debug' -- "$cur") ;;
     help) mapfile -t COMPREPLY < <(compgen -W 'run image ps console exec cp stop pause resume balloon kill appliance' -- "$cur") ;;
     appliance) mapfile -t COMPREPLY < <(compgen -W 'build run import export list info delete' -- "$cur") ;;
-    --append | --cpus | --mem | --name | --gdb | --port | --timeout | --wait | --packages | --size | --description) ;;
+    --append | --cpus | --mem | --name | --gdb | --port | --vsock | --balloon | --timeout | --wait | --packages | --size | --description) ;;
     *)
         case ${COMP_WORDS[1]} in
         ps) mapfile -t COMPREPLY < <(compgen -W '--json --quiet --help' -- "$cur") ;;
         console | resume | balloon | kill) mapfile -t COMPREPLY < <(compgen -W "$(gazda ps -q 2>/dev/null)" -- "$cur") ;;
-        exec) mapfile -t COMPREPLY < <(compgen -W "-n --wait $(gazda ps -q 2>/dev/null)" -- "$cur") ;;
+        exec) mapfile -t COMPREPLY < <(compgen -W "-n --no-stdin --wait $(gazda ps -q 2>/dev/null)" -- "$cur") ;;
         cp)
             compopt -o filenames -o nospace
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"; compgen -S : -W "$(gazda ps -q 2>/dev/null)" -- "$cur")
@@ -93,9 +98,7 @@ _gazda() {
         stop) mapfile -t COMPREPLY < <(compgen -W "--timeout --force $(gazda ps -q 2>/dev/null)" -- "$cur") ;;
         appliance) _gazda_appliance ;;
         esac
-        [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W '--kernel --boot --initrd --append --cpus
-            --mem --disk --share --root --net --rng --serial --console --port --no-agent --vsock --balloon --engine --mmu --direct --verify --trace --perf-map --no-reboot --name --detach --debug-exit
-            --stats --gdb --log --help' -- "$cur")
+        [ "${COMP_WORDS[1]}" = run ] && mapfile -t COMPREPLY < <(compgen -W "$_gazda_run_options" -- "$cur")
         ;;
     esac
 }

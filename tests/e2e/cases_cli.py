@@ -35,6 +35,72 @@ def help_(b):
             raise Fail("%s: status %d, %r" % (args, r.returncode, r.stderr))
 
 
+# Options whose short form is what gazda(1) shows.
+SHORT_IN_MAN = {"--format", "--output", "--backing", "--backing-format", "--compress", "--quiet",
+                "--no-stdin"}
+
+COMPLETE = r"""
+source "$1"; shift
+compopt() { :; }
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _gazda; printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+def completed(b, *words):
+    """What bash's completion makes of a line; the last word is the one that is begun."""
+    r = subprocess.run(["bash", "-c", COMPLETE, "bash", os.path.join(b.top, "tools", "gazda.bash")] + list(words),
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
+                       env=dict(os.environ, PATH=os.path.dirname(b.gazda) + ":" + os.environ["PATH"]))
+    if r.stderr:
+        raise Fail("completion of %r: %s" % (words, r.stderr))
+    return set(r.stdout.split())
+
+
+def options_of_help(text):
+    """The long options at the beginnings of lines, also several on one."""
+    found = set()
+    for line in re.findall(r"^ +(?:-\w, |build )?(--[a-z].*)", text, re.M):
+        head = re.split(r"  +", line)[0]
+        found |= set(re.findall(r"--[a-z][a-z0-9-]*", head))
+    return found
+
+
+def man_section(text, begin, end):
+    at = text.index(begin)
+    return set("--" + o for o in re.findall(r"Fl -([a-z][a-z0-9-]*)", text[at:text.index(end, at)]))
+
+
+@case("cli:options")
+def options(b):
+    """gazda help, gazda(1) and the completion know the same subcommands and options."""
+    with open(os.path.join(b.top, "docs", "gazda.1"), encoding="utf-8") as f:
+        man = f.read()
+    listed = set(re.findall(r"^  gazda (\w+)", call(b, "help").stdout, re.M))
+    if completed(b, "gazda", "") != listed | {"--version"}:
+        raise Fail("completion has the subcommands %r" % sorted(completed(b, "gazda", "")))
+    if completed(b, "gazda", "help", "") != listed - {"help"}:
+        raise Fail("completion of help has %r" % sorted(completed(b, "gazda", "help", "")))
+    if not listed <= set(re.findall(r"^\.Cm (\w+)", man, re.M)):
+        raise Fail("the man page's synopsis lacks %r" % (listed - set(re.findall(r"^\.Cm (\w+)", man, re.M))))
+    if completed(b, "gazda", "appliance", "run", "x", "-") != completed(b, "gazda", "run", "-"):
+        raise Fail("completion: appliance run does not have the options of run")
+    sections = {"run": (".Bl -tag", ".El"), "image": (".Sh DISK IMAGES", ".Ss Running"), "ps": (".It Cm ps", ".It Cm console"),
+                "exec": (".It Cm exec", ".It Cm cp"), "stop": (".It Cm stop", ".It Cm pause"),
+                "pause": (".It Cm pause", ".It Cm resume"), "appliance": (".Sh APPLIANCES", ".Sh ENV")}
+    for c in sorted(listed - {"help"}):
+        want = options_of_help(call(b, "help", c).stdout)
+        by_tab = set()
+        words = re.findall(r"^(?:usage:|      ) gazda %s ([a-z]+)" % c, call(b, "help", c).stdout, re.M)
+        words += ["build", "import", "export"] if c == "appliance" else []
+        for verb in ([[w] for w in words] or [[]]):
+            by_tab |= {w for w in completed(b, "gazda", c, *verb, "-") if w.startswith("--")}
+        if want != by_tab - {"--help"}:
+            raise Fail("%s: only help or only completion has %s" % (c, ", ".join(sorted(want ^ (by_tab - {"--help"})))))
+        in_man = man_section(man, *sections[c]) if c in sections else set()
+        if c in sections and want - SHORT_IN_MAN != in_man - SHORT_IN_MAN:
+            raise Fail("%s: only help or only gazda(1) has %s" % (c, ", ".join(sorted(want ^ in_man))))
+
+
 def debug_exit(b, value):
     with b.start("--kernel", b.guest("debugexit", "-DVALUE=%d" % value), "--debug-exit", "--mem", "16M") as m:
         m.expect("debug exit", 30)
