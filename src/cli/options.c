@@ -127,7 +127,9 @@ static int set_cpus(struct run_options *o, char *arg, struct err *e)
 }
 static int set_mem(struct run_options *o, char *arg, struct err *e)
 {
-    return cli_parse_size(arg, &o->mc.mem_bytes, e);
+    struct err why = { 0 };
+    int r = cli_parse_size(arg, &o->mc.mem_bytes, &why);
+    return r < 0 ? err_set(e, EINVAL, "--mem: %s", why.text) : 0;
 }
 static int set_serial(struct run_options *o, char *arg, struct err *e)
 {

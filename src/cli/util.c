@@ -43,7 +43,9 @@ int cli_parse_size(const char *text, uint64_t *out, struct err *e)
     bool ok = cli_size_suffix(end, &shift);
     if (errno || end == text || !ok || text[0] < '0' || text[0] > '9' || n > (UINT64_MAX >> shift))
         return err_set(e, EINVAL, "\"%s\" is not a size: it must be a number with an optional K, M, G or T", text);
-    if (!n || (n << shift) % PAGE_SIZE)
+    if (!n)
+        return err_set(e, EINVAL, "the size \"%s\" is nothing; it must be a multiple of 4096 bytes", text);
+    if ((n << shift) % PAGE_SIZE)
         return err_set(e, EINVAL, "size \"%s\" is not a multiple of 4096 bytes", text);
     *out = n << shift;
     return 0;

@@ -101,6 +101,15 @@ def options(b):
             raise Fail("%s: only help or only gazda(1) has %s" % (c, ", ".join(sorted(want ^ in_man))))
 
 
+@case("cli:mem", seconds=60)
+def mem(b):
+    """A wrong size is told with its option."""
+    for size in ("0", "1", "-1", "1.5G", "", "16E"):
+        r = call(b, "run", "--mem", size)
+        if r.returncode != 1 or not r.stderr.startswith("gazda: --mem: ") or r.stderr.count("\n") != 1:
+            raise Fail("--mem %r: status %d, %r" % (size, r.returncode, r.stderr))
+
+
 def debug_exit(b, value):
     with b.start("--kernel", b.guest("debugexit", "-DVALUE=%d" % value), "--debug-exit", "--mem", "16M") as m:
         m.expect("debug exit", 30)
