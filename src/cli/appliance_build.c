@@ -71,11 +71,9 @@ static int set_option(struct build *b, int opt, char *arg, struct err *e)
                    : err_set(e, EINVAL, "--description: it is too long");
     case 't':
         return add_port(b, arg, e);
-    case 'o':
+    default: /* 'o' */
         b->out = arg;
         return 0;
-    default:
-        return err_set(e, EINVAL, "bad option; see \"gazda help appliance\"");
     }
 }
 
@@ -90,7 +88,9 @@ static int parse(struct build *b, int argc, char **argv, struct err *e)
     };
     int opt;
     opterr = 0;
-    while ((opt = getopt_long(argc, argv, "o:", options, NULL)) != -1) {
+    while ((opt = getopt_long(argc, argv, ":o:", options, NULL)) != -1) {
+        if (opt == '?' || opt == ':')
+            return err_set(e, EINVAL, "%s", cli_option_complaint(argv, opt, "appliance"));
         int r = set_option(b, opt, optarg, e);
         if (r < 0)
             return r;

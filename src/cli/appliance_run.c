@@ -225,7 +225,7 @@ int appliance_import(int argc, char **argv)
     const char *name = NULL;
     int opt;
     opterr = 0;
-    while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
+    while ((opt = getopt_long(argc, argv, ":", options, NULL)) != -1) {
         switch (opt) {
         case 'n':
             name = optarg;
@@ -240,7 +240,7 @@ int appliance_import(int argc, char **argv)
             ova.append = optarg;
             break;
         default:
-            return cli_usage_error("bad option %s; see \"gazda help appliance\"", argv[optind - 1]);
+            return cli_bad_option(argv, opt, "appliance");
         }
     }
     if (optind != argc - 1)
@@ -260,9 +260,9 @@ int appliance_export(int argc, char **argv)
     const char *out = NULL;
     int opt, r = -ENOMEM;
     opterr = 0;
-    while ((opt = getopt_long(argc, argv, "o:", options, NULL)) != -1) {
+    while ((opt = getopt_long(argc, argv, ":o:", options, NULL)) != -1) {
         if (opt != 'o')
-            return cli_usage_error("bad option %s; see \"gazda help appliance\"", argv[optind - 1]);
+            return cli_bad_option(argv, opt, "appliance");
         out = optarg;
     }
     if (optind != argc - 1 || !out)

@@ -41,6 +41,10 @@ extern const char cli_image_help[];
 /* Prints "gazda: TEXT" on stderr and returns STATUS_ERROR. */
 int cli_fail(const struct err *e);
 int cli_usage_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* The same about the option that getopt_long has refused with opt ('?' or ':'; its letters begin with ':'). */
+int cli_bad_option(char **argv, int opt, const char *command);
+/* Its text, which lasts until the next call. */
+const char *cli_option_complaint(char **argv, int opt, const char *command);
 
 /* "512M", "6G", "131072K", plain bytes: a multiple of 4096. 0 or -EINVAL. */
 int cli_parse_size(const char *text, uint64_t *out, struct err *e);

@@ -89,10 +89,8 @@ int cli_exec(int argc, char **argv)
             return cli_help_on("exec");
         if (opt == 'n')
             input = false;
-        else if (opt == ':')
-            return cli_usage_error("%s needs a value; see \"gazda help exec\"", argv[optind - 1]);
         else if (opt != 'w')
-            return cli_usage_error("unknown option %s; see \"gazda help exec\"", argv[optind - 1]);
+            return cli_bad_option(argv, opt, "exec");
         else if (cli_parse_number(optarg, 0, WAIT_S_MAX, &wait_s) < 0)
             return cli_usage_error("--wait: \"%s\" is not a number of seconds up to %d", optarg, WAIT_S_MAX);
     }

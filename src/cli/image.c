@@ -388,8 +388,7 @@ static int parse(unsigned v, struct image_options *o, int argc, char **argv)
             return -1;
         }
         if (opt == ':' || opt == '?')
-            return cli_usage_error("%s %s; see \"gazda help image\"", argv[optind - 1],
-                                   opt == ':' ? "needs a value" : "is not an option of gazda image");
+            return cli_bad_option(argv, opt, "image");
         if (!strchr(verbs[v].takes, letter(opt)))
             return cli_usage_error("image %s does not take %s; see \"gazda help image\"", verbs[v].name,
                                    argv[optind - 1 - (optarg == argv[optind - 1])]);

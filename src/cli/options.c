@@ -281,10 +281,8 @@ int cli_parse_run(struct run_options *o, int argc, char **argv, struct err *e)
     while ((opt = getopt_long(argc, argv, ":h", options, NULL)) != -1) {
         if (opt == OPT_HELP)
             return 1;
-        if (opt == ':')
-            return err_set(e, EINVAL, "%s needs a value; see \"gazda help run\"", argv[optind - 1]);
-        if (opt == '?')
-            return err_set(e, EINVAL, "unknown option %s; see \"gazda help run\"", argv[optind - 1]);
+        if (opt == ':' || opt == '?')
+            return err_set(e, EINVAL, "%s", cli_option_complaint(argv, opt, "run"));
         int r = table[opt - OPT_FIRST].set(o, optarg, e);
         if (r < 0)
             return r;

@@ -67,11 +67,11 @@ int cli_pause(int argc, char **argv)
     bool freeze = false;
     int opt;
     opterr = 0;
-    while ((opt = getopt_long(argc, argv, "fh", options, NULL)) != -1) {
+    while ((opt = getopt_long(argc, argv, ":fh", options, NULL)) != -1) {
         if (opt == 'h')
             return cli_help_on("pause");
         if (opt != 'f')
-            return cli_usage_error("unknown option %s; see \"gazda help pause\"", argv[optind - 1]);
+            return cli_bad_option(argv, opt, "pause");
         freeze = true;
     }
     if (optind + 1 != argc)

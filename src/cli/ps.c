@@ -103,11 +103,11 @@ int cli_ps(int argc, char **argv)
     enum how how = HOW_TABLE;
     int opt;
     opterr = 0;
-    while ((opt = getopt_long(argc, argv, "jqh", options, NULL)) != -1) {
+    while ((opt = getopt_long(argc, argv, ":jqh", options, NULL)) != -1) {
         if (opt == 'h')
             return cli_help_on("ps");
         if (opt == '?')
-            return cli_usage_error("unknown option %s; see \"gazda help ps\"", argv[optind - 1]);
+            return cli_bad_option(argv, opt, "ps");
         how = opt == 'j' ? HOW_JSON : HOW_NAMES;
     }
     if (optind < argc)

@@ -58,10 +58,8 @@ int cli_stop(int argc, char **argv)
             return cli_help_on("stop");
         if (opt == 'f')
             force = true;
-        else if (opt == ':')
-            return cli_usage_error("%s needs a value; see \"gazda help stop\"", argv[optind - 1]);
         else if (opt != 't')
-            return cli_usage_error("unknown option %s; see \"gazda help stop\"", argv[optind - 1]);
+            return cli_bad_option(argv, opt, "stop");
         else if (cli_parse_number(optarg, 0, STOP_S_MAX, &seconds) < 0)
             return cli_usage_error("--timeout: \"%s\" is not a number of seconds up to %d", optarg, STOP_S_MAX);
     }

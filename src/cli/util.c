@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Parsing and messages that the subcommands share. */
 #include <errno.h>
+#include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,4 +61,27 @@ int cli_parse_number(const char *text, unsigned min, unsigned max, unsigned *out
         return -EINVAL;
     *out = (unsigned)n;
     return 0;
+}
+
+const char *cli_option_complaint(char **argv, int opt, const char *command)
+{
+    static char text[256];
+    const char *last = argv[optind - 1], *now = argv[optind], *equals = strchr(last, '=');
+    /* getopt_long is still inside of an argument of several letters, or has gone on behind what it refuses. */
+    bool inside = optopt && now && now[0] == '-' && now[1] != '-' && strchr(now + 1, optopt);
+    bool is_long = !inside && strncmp(last, "--", 2) == 0;
+    char letter[] = { '-', (char)optopt, '\0' };
+    const char *name = is_long || !optopt ? last : letter;
+    if (opt == ':')
+        snprintf(text, sizeof(text), "%.100s needs a value; see \"gazda help %s\"", name, command);
+    else if (is_long && optopt && equals)
+        snprintf(text, sizeof(text), "%.*s takes no value; see \"gazda help %s\"", (int)(equals - last), last, command);
+    else
+        snprintf(text, sizeof(text), "unknown option %.100s; see \"gazda help %s\"", name, command);
+    return text;
+}
+
+int cli_bad_option(char **argv, int opt, const char *command)
+{
+    return cli_usage_error("%s", cli_option_complaint(argv, opt, command));
 }

@@ -110,6 +110,21 @@ def mem(b):
             raise Fail("--mem %r: status %d, %r" % (size, r.returncode, r.stderr))
 
 
+@case("cli:bad-option", modes=("rel", "asan"))
+def bad_option(b):
+    """What is refused is named as it was written, wherever it stands; what is wrong with it too."""
+    for args, want in ((("run", "-xh"), "unknown option -x;"), (("run", "--mem", "1G", "-xh"), "unknown option -x;"),
+                       (("run", "--verify=1"), "--verify takes no value"), (("run", "--disk"), "--disk needs a value"),
+                       (("run", "--bogus=1"), "unknown option --bogus=1;"), (("ps", "-qz"), "unknown option -z;"),
+                       (("image", "resize", "a", "-1M"), "unknown option -1;"), (("stop", "-ft"), "-t needs a value"),
+                       (("appliance", "build", "--bogus"), "unknown option --bogus;"),
+                       (("appliance", "import", "--name"), "--name needs a value"),
+                       (("exec", "-nz", "a"), "unknown option -z;"), (("pause", "--freeze=1", "a"), "--freeze takes no value")):
+        r = call(b, *args)
+        if r.returncode != 1 or r.stdout or want not in r.stderr or r.stderr.count("\n") != 1:
+            raise Fail("%s: status %d, %r" % (args, r.returncode, r.stderr))
+
+
 def debug_exit(b, value):
     with b.start("--kernel", b.guest("debugexit", "-DVALUE=%d" % value), "--debug-exit", "--mem", "16M") as m:
         m.expect("debug exit", 30)
