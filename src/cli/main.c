@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* gazda: a virtual machine monitor. Dispatch to the subcommands. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -41,9 +42,8 @@ static void fill_std_fds(void)
         close(fd);
 }
 
-int main(int argc, char **argv)
+static int dispatch(int argc, char **argv)
 {
-    fill_std_fds();
     if (argc < 2) {
         cli_help(0, NULL);
         return STATUS_ERROR;
@@ -56,4 +56,13 @@ int main(int argc, char **argv)
         if (strcmp(argv[1], c->name) == 0)
             return c->main(argc - 1, argv + 1);
     return cli_usage_error("unknown subcommand \"%s\"; \"gazda help\" lists them", argv[1]);
+}
+
+int main(int argc, char **argv)
+{
+    fill_std_fds();
+    int status = dispatch(argc, argv);
+    if ((fflush(stdout) != 0 || ferror(stdout)) && status == STATUS_OK)
+        return cli_usage_error("cannot write to standard output: %s", strerror(errno));
+    return status;
 }

@@ -110,6 +110,16 @@ def mem(b):
             raise Fail("--mem %r: status %d, %r" % (size, r.returncode, r.stderr))
 
 
+@case("cli:full")
+def full(b):
+    """What could not be written is not told as done."""
+    for args in (["help", "run"], ["--version"], ["run", "--help"]):
+        with open("/dev/full", "w", encoding="ascii") as f:
+            r = subprocess.run([b.gazda] + args, stdout=f, stderr=subprocess.PIPE, check=False, text=True, timeout=60)
+        if r.returncode != 1 or "No space left" not in r.stderr:
+            raise Fail("%s: status %d, %r" % (args, r.returncode, r.stderr))
+
+
 @case("cli:bad-option", modes=("rel", "asan"))
 def bad_option(b):
     """What is refused is named as it was written, wherever it stands; what is wrong with it too."""
